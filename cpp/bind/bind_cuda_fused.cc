@@ -1,0 +1,7 @@
+#include "bind/bind.h"
+
+namespace srt::bind {
+
+void bind_cuda_fused(pybind11::module_& /*m*/) {}
+
+}  // namespace srt::bind

@@ -1,0 +1,1 @@
+// keeps an empty library buildable; goes when the first source arrives

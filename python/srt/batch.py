@@ -1,0 +1,54 @@
+"""One step's tensors, as models see them: built by the worker from a plan, passed down to every layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class KvPool:
+    """The KV pages of all layers; layouts as in docs/contracts.md section 1.
+
+    k, v: per layer `[num_pages, num_kv_heads, page_size, head_dim]`, the model's dtype or uint8 (fp8).
+    kv_format: "" for the tensors' own dtype, else "fp8_e5m2" or "fp8_e4m3".
+    k_scales, v_scales: per layer, `x = stored * scale`.
+    """
+
+    k: tuple[Tensor, ...]
+    v: tuple[Tensor, ...]
+    page_size: int
+    kv_format: str
+    k_scales: tuple[float, ...]
+    v_scales: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardBatch:
+    """Shapes: T = num_tokens, B = num_seqs, padding included; the first `num_decode` sequences have one token.
+
+    token_ids, positions, slots: int32 [T].  rows, seq_lens: int32 [B].  q_indptr: int32 [B + 1].
+    page_table: int32 [max_running + 1, max_pages_per_seq], indexed by row.
+    logit_idx: int32 [L], the tokens whose logits are wanted.
+    max_q_len, max_seq_len: host-side upper bounds for this step.
+    decode_work: the device work list of the decode attention (CUDA only), see cuda/attention/plan.h.
+    attn_workspace: scratch for split-KV partial results (CUDA only).
+    """
+
+    num_tokens: int
+    num_seqs: int
+    num_decode: int
+    token_ids: Tensor
+    positions: Tensor
+    slots: Tensor
+    rows: Tensor
+    q_indptr: Tensor
+    seq_lens: Tensor
+    page_table: Tensor
+    logit_idx: Tensor
+    max_q_len: int
+    max_seq_len: int
+    kv: KvPool
+    decode_work: Tensor | None = None
+    attn_workspace: Tensor | None = None
