@@ -78,8 +78,8 @@ inline const DLPackExchangeAPI* exchange_api(PyTypeObject* type) {
     PyErr_Clear();
   } else {
     if (PyCapsule_IsValid(attr, "dlpack_exchange_api")) {
-      api = static_cast<const DLPackExchangeAPI*>(
-          PyCapsule_GetPointer(attr, "dlpack_exchange_api"));
+      api =
+          static_cast<const DLPackExchangeAPI*>(PyCapsule_GetPointer(attr, "dlpack_exchange_api"));
     }
     Py_DECREF(attr);
   }

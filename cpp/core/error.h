@@ -46,7 +46,7 @@ inline void expect(bool ok, const char* why) {
 }  // namespace srt
 
 // Broken invariants throw; nothing in this project calls abort() or exit().
-#define SRT_CHECK(cond, why)                                             \
-  do {                                                                   \
+#define SRT_CHECK(cond, why)                                                \
+  do {                                                                      \
     if (!(cond)) ::srt::detail::fail_check(__FILE__, __LINE__, #cond, why); \
   } while (0)

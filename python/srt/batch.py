@@ -1,4 +1,4 @@
-"""One step's tensors, as models see them: built by the worker from a plan, passed down to every layer."""
+"""One step's tensors as models see them: built by the worker, passed down to every layer."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class KvPool:
 
 @dataclass(frozen=True, slots=True)
 class ForwardBatch:
-    """Shapes: T = num_tokens, B = num_seqs, padding included; the first `num_decode` sequences have one token.
+    """Shapes: T = num_tokens, B = num_seqs, padding included; decodes (one token each) come first.
 
     token_ids, positions, slots: int32 [T].  rows, seq_lens: int32 [B].  q_indptr: int32 [B + 1].
     page_table: int32 [max_running + 1, max_pages_per_seq], indexed by row.
     logit_idx: int32 [L], the tokens whose logits are wanted.
     max_q_len, max_seq_len: host-side upper bounds for this step.
-    decode_work: the device work list of the decode attention (CUDA only), see cuda/attention/plan.h.
+    decode_work: the device work list of the decode attention (CUDA), see cuda/attention/plan.h.
     attn_workspace: scratch for split-KV partial results (CUDA only).
     """
 

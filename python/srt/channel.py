@@ -10,7 +10,9 @@ import msgspec
 from srt.types import SamplingParams
 
 
-class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate", omit_defaults=True):
+class GenerateRequest(
+    msgspec.Struct, frozen=True, kw_only=True, tag="generate", omit_defaults=True
+):
     """Run one sequence. `seq_id` is unique among the living; `n` choices are `n` requests."""
 
     seq_id: int
@@ -110,8 +112,8 @@ ToEngine = GenerateRequest | AbortRequest | Call
 FromEngine = StepEvents | CallResult | EngineReady | EngineStats | EngineFailed
 
 _encoder = msgspec.msgpack.Encoder()
-_to_engine = msgspec.msgpack.Decoder(ToEngine)
-_from_engine = msgspec.msgpack.Decoder(FromEngine)
+_to_engine: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)
+_from_engine: msgspec.msgpack.Decoder[FromEngine] = msgspec.msgpack.Decoder(FromEngine)
 
 
 def encode(record: ToEngine | FromEngine) -> bytes:
