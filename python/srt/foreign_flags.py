@@ -1,0 +1,53 @@
+"""Flags of older and neighbouring servers: refused with a reason, or changing nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_NO_GRAMMAR = "constrained decoding is not available in this version"
+_NO_LORA = "LoRA adapters are not available in this version"
+_NO_SPARSITY = "sparse attention is not available in this version"
+_NO_COMPILE = "models run without torch.compile in this version"
+_OWN_KERNELS = "SRT runs its own kernels and has no other backend"
+
+# Flags of the same tradition that a command line may carry and that we cannot honour.
+REFUSED_FLAGS: Mapping[str, str] = {
+    "--additional-ports": "processes talk over local sockets and need no ports",
+    "--attention-backend": _OWN_KERNELS,
+    "--constrained-json-whitespace-pattern": _NO_GRAMMAR,
+    "--delete-ckpt-after-loading": "checkpoints are never deleted",
+    "--disable-cuda-graph-padding": "graphs are padded to buckets; see --disable-cuda-graph",
+    "--disable-disk-cache": _NO_GRAMMAR,
+    "--disable-penalizer": "penalties cost nothing where no request asks for them",
+    "--disable-regex-jump-forward": _NO_GRAMMAR,
+    "--double-sparsity": _NO_SPARSITY,
+    "--ds-channel-config-path": _NO_SPARSITY,
+    "--ds-heavy-channel-num": _NO_SPARSITY,
+    "--ds-heavy-channel-type": _NO_SPARSITY,
+    "--ds-heavy-token-num": _NO_SPARSITY,
+    "--ds-sparse-decode-threshold": _NO_SPARSITY,
+    "--enable-double-sparsity": _NO_SPARSITY,
+    "--enable-p2p-check": "peer access is always asked from the driver",
+    "--enable-torch-compile": _NO_COMPILE,
+    "--grammar-backend": _NO_GRAMMAR,
+    "--lora-paths": _NO_LORA,
+    "--max-loras-per-batch": _NO_LORA,
+    "--max-torch-compile-bs": _NO_COMPILE,
+    "--num-continuous-decode-steps": "every step may admit new requests",
+    "--sampling-backend": _OWN_KERNELS,
+    "--show-time-cost": "the start-up table and --log-level debug show where time goes",
+    "--torch-compile-max-bs": _NO_COMPILE,
+    "--torchao-config": "use --quantization",
+}
+
+# Flags whose wish always holds here: accepted, and said so at the start.
+ALWAYS_SO: Mapping[str, str] = {
+    "--disable-flashinfer": "FlashInfer is never used",
+    "--disable-flashinfer-sampling": "FlashInfer is never used",
+    "--disable-nan-detection": "logits are not searched for NaN",
+    "--efficient-weight-load": "weights always stream straight into their parameters",
+    "--enable-mixed-chunk": "decode rows always ride in prefill steps; see --disable-mixed-chunk",
+    "--enable-mla": "latent attention is always used where the model has it",
+    "--enable-overlap-schedule": "steps always overlap; see --disable-overlap-schedule",
+    "--triton-attention-reduce-in-fp32": "attention always reduces in float32",
+}
