@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -11,7 +12,8 @@ from torch import Tensor
 class KvPool:
     """The KV pages of all layers; layouts as in docs/contracts.md section 1.
 
-    k, v: per layer `[num_pages, num_kv_heads, page_size, head_dim]`, the model's dtype or uint8 (fp8).
+    k, v: per layer `[num_pages, num_kv_heads, page_size, head_dim]`, the model's dtype or uint8
+        (fp8).
     kv_format: "" for the tensors' own dtype, else "fp8_e5m2" or "fp8_e4m3".
     k_scales, v_scales: per layer, `x = stored * scale`.
     """
@@ -52,3 +54,54 @@ class ForwardBatch:
     kv: KvPool
     decode_work: Tensor | None = None
     attn_workspace: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepBuffers:
+    """The fixed tensors that `prepare_step` fills; allocated once: CUDA graphs can hold them.
+
+    All int32. T = max tokens of a step, B = max sequences (max_running), L = max logit rows.
+    Contents and padding: docs/contracts.md section 3.
+
+    token_ids, positions, slots, token_seq: [T].
+    rows, seq_lens, prompt_lens: [B], by sequence.  q_indptr: [B + 1].
+    logit_idx, logit_targets: [L]; the targets are -1 for samples.
+    sampling: [B, 16], by sample.  sample_rows: [B], by sample.
+    """
+
+    token_ids: Tensor
+    positions: Tensor
+    slots: Tensor
+    token_seq: Tensor
+    rows: Tensor
+    seq_lens: Tensor
+    prompt_lens: Tensor
+    q_indptr: Tensor
+    logit_idx: Tensor
+    logit_targets: Tensor
+    sampling: Tensor
+    sample_rows: Tensor
+
+    @classmethod
+    def allocate(
+        cls, max_tokens: int, max_seqs: int, max_logits: int, device: torch.device
+    ) -> StepBuffers:
+        """Zeroed buffers; `max_logits` is at least `max_seqs`."""
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.int32, device=device)
+
+        return cls(
+            token_ids=zeros(max_tokens),
+            positions=zeros(max_tokens),
+            slots=zeros(max_tokens),
+            token_seq=zeros(max_tokens),
+            rows=zeros(max_seqs),
+            seq_lens=zeros(max_seqs),
+            prompt_lens=zeros(max_seqs),
+            q_indptr=zeros(max_seqs + 1),
+            logit_idx=zeros(max_logits),
+            logit_targets=zeros(max_logits),
+            sampling=zeros(max_seqs, 16),
+            sample_rows=zeros(max_seqs),
+        )

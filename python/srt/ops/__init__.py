@@ -1,0 +1,28 @@
+"""The one door to the kernels: plain functions that pick by the device."""
+
+from srt.ops.activation import gelu_and_mul, silu_and_mul, softcap
+from srt.ops.attention import paged_attention
+from srt.ops.kv import rotary, rotary_store_kv, store_kv
+from srt.ops.linear import embedding, linear
+from srt.ops.norm import add_rms_norm, layer_norm, rms_norm
+from srt.ops.sampling import sample, token_logprobs, top_logprobs
+from srt.ops.step import prepare_step
+
+__all__ = [
+    "add_rms_norm",
+    "embedding",
+    "gelu_and_mul",
+    "layer_norm",
+    "linear",
+    "paged_attention",
+    "prepare_step",
+    "rms_norm",
+    "rotary",
+    "rotary_store_kv",
+    "sample",
+    "silu_and_mul",
+    "softcap",
+    "store_kv",
+    "token_logprobs",
+    "top_logprobs",
+]

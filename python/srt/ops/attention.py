@@ -1,0 +1,59 @@
+"""Attention of this step's queries over the paged KV pool."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from srt.batch import ForwardBatch
+from srt.ops import reference
+
+
+def paged_attention(  # noqa: PLR0913
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    batch: ForwardBatch,
+    *,
+    scale: float,
+    window_left: int = -1,
+    softcap: float = 0.0,
+    causal: bool = True,
+    kv_format: str = "",
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Softmax attention of ragged queries over each sequence's pages. On CUDA: the torch reference.
+
+    Query i of a sequence stands at position `seq_len - q_len + i`; the keys of this step are
+    already stored. Rows of `out` that belong to no sequence (padding) are unspecified.
+
+    Args:
+        q: [T, Hq, D], may be strided (last dimension contiguous).
+        k_cache: [num_pages, Hk, page_size, D], Hq a multiple of Hk. v_cache: […, Dv].
+        batch: rows, q_indptr, seq_lens and page_table say who attends to what.
+        scale: multiplies q·k.
+        window_left: w >= 0 keeps keys in [pos - w, pos]; -1 keeps all.
+        softcap: c > 0 replaces a score s by `c * tanh(s / c)`, before masking.
+        causal: hides keys after pos.
+        kv_format: "" or "fp8_e5m2" / "fp8_e4m3" for uint8 caches.
+        k_scale, v_scale: fp8 only: `x = stored * scale`.
+        out: [T, Hq, Dv] contiguous, q.dtype. None: a new tensor.
+
+    Returns:
+        [T, Hq, Dv], q.dtype.
+    """
+    return reference.paged_attention(
+        q,
+        k_cache,
+        v_cache,
+        batch,
+        scale=scale,
+        window_left=window_left,
+        softcap=softcap,
+        causal=causal,
+        kv_format=kv_format,
+        k_scale=k_scale,
+        v_scale=v_scale,
+        out=out,
+    )

@@ -1,0 +1,41 @@
+"""RMSNorm, with and without the residual add, and LayerNorm."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from srt.ops import reference
+
+
+def rms_norm(
+    x: Tensor, weight: Tensor, eps: float, *, weight_offset: float = 0.0, out: Tensor | None = None
+) -> Tensor:
+    """`x * rsqrt(mean(x^2) + eps) * (weight + weight_offset)` over the last dimension.
+
+    The mean and the product with rsqrt are float32. With `weight_offset` 0 the product is rounded
+    to x.dtype before it meets the weight (HF Llama); otherwise the weight is applied in float32
+    (HF Gemma, offset 1). On CUDA this is the torch reference.
+
+    Args:
+        x: [..., H]; the last dimension is contiguous, leading ones fold into rows of one stride.
+        weight: [H], x.dtype.
+        eps: added to the mean square.
+        weight_offset: added to every weight.
+        out: [..., H] contiguous, x.dtype; may be x itself. None: a new tensor.
+    """
+    return reference.rms_norm(x, weight, eps, weight_offset=weight_offset, out=out)
+
+
+def add_rms_norm(
+    x: Tensor, residual: Tensor, weight: Tensor, eps: float, *, weight_offset: float = 0.0
+) -> Tensor:
+    """`residual += x` in place (in the model's dtype), then `rms_norm(residual)`.
+
+    x, residual: [T, H] contiguous, one dtype. Returns a new [T, H]. On CUDA: the torch reference.
+    """
+    return reference.add_rms_norm(x, residual, weight, eps, weight_offset=weight_offset)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """LayerNorm over the last dimension, float32 inside, [..., H]. On CUDA: the torch reference."""
+    return reference.layer_norm(x, weight, bias, eps)
