@@ -1,11 +1,16 @@
 """The records that the server and the engine process exchange: the only thing both share.
 
 MessagePack by msgspec over ZeroMQ; never pickle. Token ids cross as little-endian int32 bytes.
+One ZeroMQ message is one record. The server binds, the engine (rank 0 of each copy) connects.
 """
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 import msgspec
+import zmq
+import zmq.asyncio
 
 from srt.types import SamplingParams
 
@@ -129,3 +134,64 @@ def decode_to_engine(data: bytes) -> ToEngine:
 def decode_from_engine(data: bytes) -> FromEngine:
     """A record from the engine. Raises msgspec.ValidationError on anything else."""
     return _from_engine.decode(data)
+
+
+S = TypeVar("S", bound=zmq.Socket[Any])
+
+
+class EngineEnd:
+    """The engine's end of one channel; blocking, for one thread."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._context = zmq.Context()
+        self._in = _open(self._context.socket(zmq.PULL))
+        self._out = _open(self._context.socket(zmq.PUSH))
+        self._in.connect(f"{endpoint}.in")
+        self._out.connect(f"{endpoint}.out")
+
+    def receive(self, wait_ms: int = 0) -> list[ToEngine]:
+        """All records that lie ready; waits up to `wait_ms` (-1: for ever) for the first."""
+        records: list[ToEngine] = []
+        if not self._in.poll(wait_ms):
+            return records
+        while True:
+            try:
+                records.append(decode_to_engine(self._in.recv(zmq.NOBLOCK)))
+            except zmq.Again:
+                return records
+
+    def send(self, record: FromEngine) -> None:
+        """Queue one record for the server."""
+        self._out.send(encode(record))
+
+    def close(self) -> None:
+        """Send what is queued (for at most a second) and close."""
+        self._context.destroy(linger=1000)
+
+
+class ServerEnd:
+    """The server's end of one channel, on an asyncio loop."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._context = zmq.asyncio.Context()
+        self._out = _open(self._context.socket(zmq.PUSH))
+        self._in = _open(self._context.socket(zmq.PULL))
+        self._out.bind(f"{endpoint}.in")
+        self._in.bind(f"{endpoint}.out")
+
+    def send(self, record: ToEngine) -> None:
+        """Queue one record for the engine; the queue has no limit, admission bounds it."""
+        zmq.Socket.send(self._out, encode(record), zmq.NOBLOCK)
+
+    async def receive(self) -> FromEngine:
+        """The next record, when it comes."""
+        return decode_from_engine(await self._in.recv())
+
+    def close(self) -> None:
+        """Close without waiting for anyone."""
+        self._context.destroy(linger=0)
+
+
+def _open(socket: S) -> S:
+    socket.set_hwm(0)
+    return socket
