@@ -1,0 +1,26 @@
+// Tensor maps for the copy engine; the driver entry point is looked up at run time (no libcuda link).
+#pragma once
+
+#include <cuda.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "common/launch.h"
+
+namespace srt::cuda {
+
+// A row-major [rows, columns] matrix read in boxes of box_rows x 64 16-bit elements, 128-byte swizzle;
+// elements outside read as zero. `stride` counts elements and must be a multiple of 8.
+struct MatrixMap {
+  const void* data;
+  Dtype dtype;  // kF16 or kBF16
+  int64_t rows;
+  int64_t columns;
+  int64_t stride;
+  int box_rows;
+};
+
+[[nodiscard]] cudaError_t make_map(const MatrixMap& m, CUtensorMap* out);
+
+}  // namespace srt::cuda
