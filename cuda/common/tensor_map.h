@@ -1,4 +1,5 @@
-// Tensor maps for the copy engine; the driver entry point is looked up at run time (no libcuda link).
+// Tensor maps for the copy engine; the driver entry point is looked up at run time (no libcuda
+// link).
 #pragma once
 
 #include <cuda.h>
@@ -10,8 +11,8 @@
 
 namespace srt::cuda {
 
-// A row-major [rows, columns] matrix read in boxes of box_rows x 64 16-bit elements, 128-byte swizzle;
-// elements outside read as zero. `stride` counts elements and must be a multiple of 8.
+// A row-major [rows, columns] matrix read in boxes of box_rows x 64 16-bit elements, 128-byte
+// swizzle; elements outside read as zero. `stride` counts elements and must be a multiple of 8.
 struct MatrixMap {
   const void* data;
   Dtype dtype;  // kF16 or kBF16

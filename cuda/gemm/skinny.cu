@@ -1,9 +1,8 @@
 // The launcher of the skinny GEMM: checks, shape-dependent choices, tensor maps.
-#include "gemm/skinny.h"
-
 #include <algorithm>
 
 #include "common/tensor_map.h"
+#include "gemm/skinny.h"
 #include "gemm/skinny_kernel.cuh"
 
 namespace srt::cuda {
@@ -60,8 +59,8 @@ cudaError_t skinny_gemm(const SkinnyGemmParams& p, cudaStream_t stream) {
   using namespace skinny;
   if (p.m == 0) return cudaSuccess;
   const bool bad_size = p.m < 0 || p.m > 128 || p.n % (p.gated ? 16 : 8) != 0 || p.k % 8 != 0;
-  if (bad_size || p.dtype == Dtype::kF32 || (p.gated && p.bias != nullptr) ||
-      p.split > kMaxSplit || p.row_groups > 2) {
+  if (bad_size || p.dtype == Dtype::kF32 || (p.gated && p.bias != nullptr) || p.split > kMaxSplit ||
+      p.row_groups > 2) {
     return cudaErrorInvalidValue;
   }
   const Shape s = choose_shape(p);

@@ -12,7 +12,8 @@ namespace srt::cuda {
 // Shapes   x [m, k] rows x_stride elements apart; w [n, k] contiguous; bias [n] or null;
 //          y [m, n] rows y_stride apart, or with `gated` y [m, n / 2] = silu(x Wg^T) * (x Wu^T)
 //          where Wg is the first half of w's rows and Wu the second.
-// Limits   1 <= m <= 128; n % 8 == 0 (gated: n % 16 == 0); k % 8 == 0; all pointers 16-byte aligned.
+// Limits   1 <= m <= 128; n % 8 == 0 (gated: n % 16 == 0); k % 8 == 0; all pointers 16-byte
+// aligned.
 struct SkinnyGemmParams {
   const void* x;
   const void* w;

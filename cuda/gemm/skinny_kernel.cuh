@@ -2,14 +2,16 @@
 //
 // Shapes    see SkinnyGemmParams. A CTA owns kGroups * 64 rows of w (gated: 64 gate rows and the
 //           64 up rows that match them) and a share of k.
-// Parallel  one producer warp feeds the copy engine; kGroups consumer warpgroups run wgmma. Without a
+// Parallel  one producer warp feeds the copy engine; kGroups consumer warpgroups run wgmma. Without
+// a
 //           split, CTAs are persistent over tiles, and the producer runs ahead into the next tile.
 //           With a split, the CTAs of a cluster share a tile along k and reduce over distributed
 //           shared memory in rank order.
 // Bound     HBM: n * k * 2 bytes. x is read once per tile, from L2.
 // Overlap   the producer fills the pipeline with weights before grid_wait(): only x depends on the
 //           previous kernel.
-// Numerics  fp32 accumulation; rounds once to the output type (gated: gate, up, silu and the product
+// Numerics  fp32 accumulation; rounds once to the output type (gated: gate, up, silu and the
+// product
 //           each round, as the unfused operations do; gated has no bias).
 #pragma once
 
@@ -31,7 +33,8 @@ struct Layout {
   static constexpr int kWBytes = kTileRows * 128;
   static constexpr int kXBytes = kM * 128;
   static constexpr int kStageBytes = kWBytes + kXBytes;
-  // Two CTAs fit on an SM up to 32 rows, so that the next kernel's weights arrive while this one ends.
+  // Two CTAs fit on an SM up to 32 rows, so that the next kernel's weights arrive while this one
+  // ends.
   static constexpr int kBudget = kM <= 32 ? 100 * 1024 : 192 * 1024;
   static constexpr int kStages = kBudget / kStageBytes;
   static constexpr int kConsumers = kGroups * 128;
@@ -112,7 +115,8 @@ __device__ void produce(const Args& a, uint32_t smem, uint32_t full, uint32_t em
     const uint32_t bar = full + 8 * i;
     barrier_expect_bytes(bar, L::kStageBytes);
     load_weights<kM, kGroups, kGated>(a, smem + i * L::kStageBytes, bar,
-                                      first_tile + i / per_tile * tile_step, k.begin + i % per_tile);
+                                      first_tile + i / per_tile * tile_step,
+                                      k.begin + i % per_tile);
   }
   ptx::grid_wait();  // x comes from the previous kernel
   for (int i = 0; i < ahead; ++i) {
@@ -227,13 +231,12 @@ __device__ void consume_tiles(const Args& a, uint32_t smem, uint32_t full, uint3
       staging[m * L::kPadRows + n] = static_cast<T>(v + bias_at<T>(a, tile * L::kTileRows + n));
     });
     named_barrier(1, L::kConsumers);  // the staging buffer is complete
-    write_tile<T, kM, kGroups, kGated>(
-        a, tile, 0, 1, static_cast<int>(threadIdx.x), L::kConsumers,
-        [&](int n, int m, float(&v)[8]) {
-          const T* at = staging + m * L::kPadRows + n;
+    write_tile<T, kM, kGroups, kGated>(a, tile, 0, 1, static_cast<int>(threadIdx.x), L::kConsumers,
+                                       [&](int n, int m, float (&v)[8]) {
+                                         const T* at = staging + m * L::kPadRows + n;
 #pragma unroll
-          for (int i = 0; i < 8; ++i) v[i] = to_float(at[i]);
-        });
+                                         for (int i = 0; i < 8; ++i) v[i] = to_float(at[i]);
+                                       });
   }
 }
 
@@ -246,26 +249,28 @@ __device__ void consume_split(const Args& a, uint32_t smem, uint32_t full, uint3
   int cursor = 0;
   float acc[kM / 2];
   accumulate<T, kM, kGroups>(acc, smem, full, empty, group, k.end - k.begin, cursor);
-  named_barrier(1, L::kConsumers);  // all wgmma reads of the pipeline are done: partials may reuse it
+  named_barrier(1,
+                L::kConsumers);  // all wgmma reads of the pipeline are done: partials may reuse it
   scatter<kM>(acc, group, [&](int n, int m, float v) { partial[m * L::kPartialStride + n] = v; });
 }
 
 template <typename T, int kM, int kGroups, bool kGated>
 __device__ void reduce_split(const Args& a, int tile, int rank, uint32_t partial) {
   using L = Layout<kM, kGroups>;
-  write_tile<T, kM, kGroups, kGated>(
-      a, tile, rank, a.split, static_cast<int>(threadIdx.x), L::kThreads,
-      [&](int n, int m, float(&v)[8]) {
+  write_tile<T, kM, kGroups, kGated>(a, tile, rank, a.split, static_cast<int>(threadIdx.x),
+                                     L::kThreads, [&](int n, int m, float (&v)[8]) {
 #pragma unroll
-        for (int i = 0; i < 8; ++i) v[i] = bias_at<T>(a, tile * L::kTileRows + n + i);
-        for (int r = 0; r < a.split; ++r) {
-          const uint32_t at = map_to_rank(partial + (m * L::kPartialStride + n) * 4, r);
-          const float4 lo = load_remote(at);
-          const float4 hi = load_remote(at + 16);
-          v[0] += lo.x, v[1] += lo.y, v[2] += lo.z, v[3] += lo.w;
-          v[4] += hi.x, v[5] += hi.y, v[6] += hi.z, v[7] += hi.w;
-        }
-      });
+                                       for (int i = 0; i < 8; ++i)
+                                         v[i] = bias_at<T>(a, tile * L::kTileRows + n + i);
+                                       for (int r = 0; r < a.split; ++r) {
+                                         const uint32_t at = map_to_rank(
+                                             partial + (m * L::kPartialStride + n) * 4, r);
+                                         const float4 lo = load_remote(at);
+                                         const float4 hi = load_remote(at + 16);
+                                         v[0] += lo.x, v[1] += lo.y, v[2] += lo.z, v[3] += lo.w;
+                                         v[4] += hi.x, v[5] += hi.y, v[6] += hi.z, v[7] += hi.w;
+                                       }
+                                     });
 }
 
 template <typename T, int kM, int kGroups, bool kGated>
@@ -316,7 +321,8 @@ __global__ void __launch_bounds__(Layout<kM, kGroups>::kThreads)
 }
 
 template <typename T, int kM, int kGroups, bool kGated>
-cudaError_t launch_skinny(const SkinnyGemmParams& p, const Args& args, int ctas, cudaStream_t stream) {
+cudaError_t launch_skinny(const SkinnyGemmParams& p, const Args& args, int ctas,
+                          cudaStream_t stream) {
   using L = Layout<kM, kGroups>;
   LaunchShape shape;
   shape.grid = dim3(static_cast<unsigned>(args.split == 1 ? ctas : args.num_tiles * args.split));
