@@ -1,0 +1,76 @@
+"""Attention of one layer over the paged KV pool: rotate, store, attend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from srt import ops
+from srt.batch import ForwardBatch
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionSpec:
+    """One rank's heads of one layer.
+
+    window_left: how many keys to the left of itself a query sees; -1: all.
+    """
+
+    layer_idx: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    scale: float
+    window_left: int = -1
+    softcap: float = 0.0
+    interleaved: bool = False
+    causal: bool = True
+
+
+class Attention(nn.Module):
+    """Holds no parameters: q, k and v come from the family's projections."""
+
+    def __init__(self, spec: AttentionSpec, cos_sin: Tensor) -> None:
+        super().__init__()
+        self.spec = spec
+        self.register_buffer("cos_sin", cos_sin, persistent=False)
+        self.cos_sin: Tensor
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, batch: ForwardBatch) -> Tensor:
+        """q [T, heads, head_dim], k and v [T, kv_heads, head_dim] → [T, heads * head_dim].
+
+        q is rotated in place; k and v go to the pool before the queries read it.
+        """
+        spec, kv = self.spec, batch.kv
+        i = spec.layer_idx
+        k_cache, v_cache = kv.k[i], kv.v[i]
+        k_scale, v_scale = kv.k_scales[i], kv.v_scales[i]
+        ops.rotary_store_kv(
+            q,
+            k,
+            v,
+            batch.positions,
+            self.cos_sin,
+            batch.slots,
+            k_cache,
+            v_cache,
+            interleaved=spec.interleaved,
+            kv_format=kv.kv_format,
+            k_scale=k_scale,
+            v_scale=v_scale,
+        )
+        out = ops.paged_attention(
+            q,
+            k_cache,
+            v_cache,
+            batch,
+            scale=spec.scale,
+            window_left=spec.window_left,
+            softcap=spec.softcap,
+            causal=spec.causal,
+            kv_format=kv.kv_format,
+            k_scale=k_scale,
+            v_scale=v_scale,
+        )
+        return out.flatten(1)

@@ -1,0 +1,42 @@
+"""What every layer is built with, and how ranks share sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from srt.parallel import TensorParallel
+from srt.weights.table import Part
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """Where and how layers make their parameters."""
+
+    tp: TensorParallel
+    device: torch.device
+    dtype: torch.dtype
+
+    def empty(self, *shape: int, dtype: torch.dtype | None = None) -> nn.Parameter:
+        """An uninitialised parameter that takes no gradient."""
+        data = torch.empty(*shape, dtype=dtype or self.dtype, device=self.device)
+        return nn.Parameter(data, requires_grad=False)
+
+
+def even_share(size: int, tp: TensorParallel, what: str) -> int:
+    """One rank's share of `size`. Raises ValueError where it does not come out even."""
+    if size % tp.size:
+        raise ValueError(f"{what} {size} cannot be divided over {tp.size} tensor-parallel ranks")
+    return size // tp.size
+
+
+def lay_out(shares: dict[str, tuple[int, int, int]]) -> dict[str, Part]:
+    """Parts one after another from name → (full, start, size)."""
+    parts: dict[str, Part] = {}
+    offset = 0
+    for name, (full, start, size) in shares.items():
+        parts[name] = Part(full, start, size, offset)
+        offset += size
+    return parts

@@ -1,0 +1,113 @@
+"""Tensor-parallel linear layers: outputs (column) or inputs (row) are cut over the ranks."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from srt import ops
+from srt.layers.build import Build, even_share, lay_out
+
+
+class Replicated(nn.Module):
+    """y = x Wᵀ + b, whole on every rank: routers and gates."""
+
+    def __init__(self, in_size: int, out_size: int, build: Build, *, bias: bool = False) -> None:
+        super().__init__()
+        self.weight = build.empty(out_size, in_size)
+        self.bias = build.empty(out_size) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[num_tokens, in] → [num_tokens, out]."""
+        return ops.linear(x, self.weight, self.bias)
+
+
+class ColumnParallel(nn.Module):
+    """y = x Wᵀ + b with this rank's share of each part's output features.
+
+    Args:
+        in_size: input features, whole on every rank.
+        shares: part name → (rows in the checkpoint, first row of this rank, rows of this rank).
+    """
+
+    def __init__(
+        self, in_size: int, shares: dict[str, tuple[int, int, int]], build: Build, *, bias: bool
+    ) -> None:
+        super().__init__()
+        self.parts = lay_out(shares)
+        out_size = sum(part.size for part in self.parts.values())
+        self.weight = build.empty(out_size, in_size)
+        self.bias = build.empty(out_size) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[num_tokens, in] → [num_tokens, this rank's out]."""
+        return ops.linear(x, self.weight, self.bias)
+
+
+class MergedColumn(ColumnParallel):
+    """Parts of `out_size` features each, cut evenly: gate and up in one GEMM."""
+
+    def __init__(
+        self,
+        in_size: int,
+        out_size: int,
+        names: tuple[str, ...],
+        build: Build,
+        *,
+        bias: bool = False,
+    ) -> None:
+        size = even_share(out_size, build.tp, "intermediate size")
+        share = (out_size, build.tp.rank * size, size)
+        super().__init__(in_size, dict.fromkeys(names, share), build, bias=bias)
+
+
+class QkvLinear(ColumnParallel):
+    """q, k and v in one GEMM, cut by heads; kv heads are repeated where ranks outnumber them.
+
+    Attributes:
+        num_heads, num_kv_heads: of this rank.
+        q_size, kv_size: output features of this rank's q, and of its k.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        heads: tuple[int, int],
+        head_dim: int,
+        build: Build,
+        *,
+        bias: bool = False,
+    ) -> None:
+        tp = build.tp
+        num_heads, num_kv_heads = heads
+        self_heads = even_share(num_heads, tp, "number of attention heads")
+        if num_kv_heads >= tp.size:
+            self_kv = even_share(num_kv_heads, tp, "number of kv heads")
+            first_kv = tp.rank * self_kv
+        else:
+            if tp.size % num_kv_heads:
+                raise ValueError(f"{num_kv_heads} kv heads cannot be repeated over {tp.size} ranks")
+            self_kv, first_kv = 1, tp.rank * num_kv_heads // tp.size
+        q = (num_heads * head_dim, tp.rank * self_heads * head_dim, self_heads * head_dim)
+        kv = (num_kv_heads * head_dim, first_kv * head_dim, self_kv * head_dim)
+        super().__init__(hidden_size, {"q": q, "k": kv, "v": kv}, build, bias=bias)
+        self.num_heads = self_heads
+        self.num_kv_heads = self_kv
+        self.q_size = self_heads * head_dim
+        self.kv_size = self_kv * head_dim
+
+
+class RowParallel(nn.Module):
+    """y = Σ over ranks of x Wᵀ, plus b: each rank holds its share of the input features."""
+
+    def __init__(self, in_size: int, out_size: int, build: Build, *, bias: bool = False) -> None:
+        super().__init__()
+        self.tp = build.tp
+        self.weight = build.empty(out_size, even_share(in_size, build.tp, "input size"))
+        self.bias = build.empty(out_size) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[num_tokens, this rank's in] → [num_tokens, out], the same on every rank."""
+        if self.tp.size == 1:
+            return ops.linear(x, self.weight, self.bias)
+        y = self.tp.all_reduce(ops.linear(x, self.weight))
+        return y if self.bias is None else y + self.bias

@@ -1,0 +1,35 @@
+"""The gated MLP: down(act(gate(x)) * up(x))."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from torch import Tensor, nn
+
+from srt import ops
+from srt.layers.build import Build
+from srt.layers.linear import MergedColumn, RowParallel
+
+ACT_AND_MUL: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": ops.silu_and_mul,
+    "gelu": partial(ops.gelu_and_mul, tanh=False),
+    "gelu_tanh": partial(ops.gelu_and_mul, tanh=True),
+}
+
+
+class GatedMlp(nn.Module):
+    """gate and up are one GEMM. `activation` is a key of ACT_AND_MUL."""
+
+    def __init__(
+        self, hidden_size: int, size: int, activation: str, build: Build, *, bias: bool = False
+    ) -> None:
+        super().__init__()
+        self.gate_up = MergedColumn(hidden_size, size, ("gate", "up"), build, bias=bias)
+        self.down = RowParallel(size, hidden_size, build, bias=bias)
+        self.act_and_mul = ACT_AND_MUL[activation]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[num_tokens, hidden] → the same."""
+        out: Tensor = self.down(self.act_and_mul(self.gate_up(x)))
+        return out

@@ -1,0 +1,83 @@
+"""What the engine may ask of every model, and the parts that all decoder families share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from srt import ops
+from srt.batch import ForwardBatch
+from srt.layers.build import Build
+from srt.layers.embedding import LmHead, VocabParallelEmbedding
+from srt.layers.norm import LayerNorm, Norm, RmsNorm
+from srt.model_config import ModelConfig
+from srt.weights.table import Rule
+
+
+@dataclass(frozen=True, slots=True)
+class KvSpec:
+    """What the KV pool must hold on one rank: per layer and token, K and V of these sizes."""
+
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    v_head_dim: int
+
+
+class Decoder(nn.Module, ABC):
+    """Token ids to logits. A family adds its layers and its weight table."""
+
+    embed: VocabParallelEmbedding
+    layers: nn.ModuleList
+    norm: Norm
+    kv_spec: KvSpec
+
+    def __init__(self, config: ModelConfig, build: Build) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = VocabParallelEmbedding(config.vocab_size, config.hidden_size, build)
+        self.norm = make_norm(config, build)
+        self.lm_head = LmHead(
+            config.vocab_size,
+            config.hidden_size,
+            build,
+            bias=config.lm_head_bias,
+            tied=self.embed if config.tie_word_embeddings else None,
+        )
+        # HF rounds the factor to the model's dtype before it multiplies (Gemma: sqrt(hidden)).
+        self.embed_scale = torch.tensor(config.embed_scale, dtype=build.dtype).item()
+
+    @abstractmethod
+    def weights(self) -> tuple[Rule, ...]:
+        """The weight table."""
+
+    def embed_tokens(self, token_ids: Tensor) -> Tensor:
+        """int32 [T] → [T, hidden], scaled as the layers expect it."""
+        x: Tensor = self.embed(token_ids)
+        return x if self.embed_scale == 1.0 else x * self.embed_scale
+
+    @abstractmethod
+    def forward(self, batch: ForwardBatch, embeds: Tensor | None = None) -> Tensor:
+        """One step. `embeds` [T, hidden] replaces the embeddings of the batch's token ids.
+
+        Returns: [T, hidden] after the final norm.
+        """
+
+    def compute_logits(self, hidden: Tensor) -> Tensor:
+        """[L, hidden], rows of what `forward` returned → [L, vocab_size] in the model's dtype."""
+        logits: Tensor = self.lm_head(hidden)
+        if self.config.logit_scale != 1.0:
+            logits = logits * self.config.logit_scale
+        if self.config.logit_softcap > 0.0:
+            logits = ops.softcap(logits, self.config.logit_softcap)
+        return logits
+
+
+def make_norm(config: ModelConfig, build: Build) -> Norm:
+    """A norm over the hidden size, of the kind that the family uses."""
+    if config.norm == "rms":
+        return RmsNorm(config.hidden_size, config.norm_eps, build, offset=config.norm_offset)
+    return LayerNorm(config.hidden_size, config.norm_eps, build, bias=config.norm_bias)

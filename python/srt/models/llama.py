@@ -1,0 +1,175 @@
+"""Llama, and what is Llama but for a field: SmolLM2, Mistral, Qwen 1.5 to 3, Phi-3, Yi, …"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from srt.batch import ForwardBatch
+from srt.layers.attention import Attention, AttentionSpec
+from srt.layers.build import Build
+from srt.layers.linear import QkvLinear, RowParallel
+from srt.layers.mlp import GatedMlp
+from srt.layers.norm import RmsNorm
+from srt.layers.rope import cos_sin_table
+from srt.model_config import ModelConfig
+from srt.models.decoder import Decoder, KvSpec, make_norm
+from srt.weights.table import Rule, Split
+
+
+class LlamaAttention(nn.Module):
+    """Grouped-query attention with rotary embedding; Qwen 3 norms each head of q and k."""
+
+    def __init__(self, config: ModelConfig, layer_idx: int, cos_sin: Tensor, build: Build) -> None:
+        super().__init__()
+        heads = (config.num_heads, config.num_kv_heads)
+        size = config.num_heads * config.head_dim
+        self.qkv = QkvLinear(
+            config.hidden_size, heads, config.head_dim, build, bias=config.qkv_bias
+        )
+        self.o = RowParallel(size, config.hidden_size, build, bias=config.o_bias)
+        self.head_dim = config.head_dim
+        self.q_norm = self.k_norm = None
+        if config.qk_norm == "rms":
+            self.q_norm = RmsNorm(config.head_dim, config.norm_eps, build)
+            self.k_norm = RmsNorm(config.head_dim, config.norm_eps, build)
+        self.attend = Attention(attention_spec(config, layer_idx, self.qkv), cos_sin)
+
+    def forward(self, x: Tensor, batch: ForwardBatch) -> Tensor:
+        """[T, hidden] → the same."""
+        qkv = self.qkv
+        heads = qkv(x).view(x.shape[0], -1, self.head_dim)
+        q, k, v = heads.split((qkv.num_heads, qkv.num_kv_heads, qkv.num_kv_heads), dim=1)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        out: Tensor = self.o(self.attend(q, k, v, batch))
+        return out
+
+
+class LlamaLayer(nn.Module):
+    """Pre-norm block: x + attn(norm(x)), then x + mlp(norm(x)). Shapes: [T, hidden]."""
+
+    def __init__(self, config: ModelConfig, layer_idx: int, cos_sin: Tensor, build: Build) -> None:
+        super().__init__()
+        self.attn_norm = make_norm(config, build)
+        self.attn = LlamaAttention(config, layer_idx, cos_sin, build)
+        self.mlp_norm = make_norm(config, build)
+        self.mlp = GatedMlp(
+            config.hidden_size,
+            config.intermediate_size,
+            config.activation,
+            build,
+            bias=config.mlp_bias,
+        )
+
+    def forward(
+        self, x: Tensor, residual: Tensor | None, batch: ForwardBatch
+    ) -> tuple[Tensor, Tensor]:
+        """Takes and returns what is still to be added, and the stream it is added to."""
+        if residual is None:
+            x, residual = self.attn_norm(x), x
+        else:
+            x = self.attn_norm.add(x, residual)
+        x = self.mlp_norm.add(self.attn(x, batch), residual)
+        return self.mlp(x), residual
+
+
+class Llama(Decoder):
+    """See the module's sentence; `layer_type` is what sub-families replace."""
+
+    layer_type: type[nn.Module] = LlamaLayer
+
+    def __init__(self, config: ModelConfig, build: Build) -> None:
+        super().__init__(config, build)
+        cos_sin = cos_sin_table(config.rope, config.context_len, build.device)
+        self.layers = nn.ModuleList(
+            self.layer_type(config, i, cos_sin, build) for i in range(config.num_layers)
+        )
+        self.kv_spec = kv_spec(config, build)
+
+    def forward(self, batch: ForwardBatch, embeds: Tensor | None = None) -> Tensor:
+        """See Decoder."""
+        x = self.embed_tokens(batch.token_ids) if embeds is None else embeds
+        residual: Tensor | None = None
+        for layer in self.layers:
+            x, residual = layer(x, residual, batch)
+        return self.norm(x) if residual is None else self.norm.add(x, residual)
+
+    def weights(self) -> tuple[Rule, ...]:
+        """See WEIGHTS."""
+        return WEIGHTS + head_rules(self.config)
+
+
+def attention_spec(config: ModelConfig, layer_idx: int, qkv: QkvLinear) -> AttentionSpec:
+    """One layer's attention on this rank. A window of w keys, self included, reaches w - 1 left."""
+    return AttentionSpec(
+        layer_idx=layer_idx,
+        num_heads=qkv.num_heads,
+        num_kv_heads=qkv.num_kv_heads,
+        head_dim=config.head_dim,
+        scale=config.attn_scale,
+        window_left=config.windows[layer_idx] - 1,
+        softcap=config.attn_softcap,
+        interleaved=config.rope.interleaved,
+    )
+
+
+def kv_spec(config: ModelConfig, build: Build) -> KvSpec:
+    """The pool of plain attention: kv heads shared out, or one each where ranks outnumber them."""
+    kv_heads = max(1, config.num_kv_heads // build.tp.size)
+    return KvSpec(config.num_layers, kv_heads, config.head_dim, config.head_dim)
+
+
+def head_rules(config: ModelConfig) -> tuple[Rule, ...]:
+    """lm_head: its own parameter, or skipped where the checkpoint repeats the tied embedding."""
+    if config.tie_word_embeddings:
+        return (Rule("lm_head.weight", None),)
+    return (Rule("lm_head.weight", "lm_head.weight", Split.VOCAB),)
+
+
+ATTENTION_WEIGHTS = (
+    Rule("model.layers.{}.self_attn.q_proj.weight", "layers.{}.attn.qkv.weight", Split.COLUMN, "q"),
+    Rule("model.layers.{}.self_attn.k_proj.weight", "layers.{}.attn.qkv.weight", Split.COLUMN, "k"),
+    Rule("model.layers.{}.self_attn.v_proj.weight", "layers.{}.attn.qkv.weight", Split.COLUMN, "v"),
+    Rule("model.layers.{}.self_attn.q_proj.bias", "layers.{}.attn.qkv.bias", Split.COLUMN, "q"),
+    Rule("model.layers.{}.self_attn.k_proj.bias", "layers.{}.attn.qkv.bias", Split.COLUMN, "k"),
+    Rule("model.layers.{}.self_attn.v_proj.bias", "layers.{}.attn.qkv.bias", Split.COLUMN, "v"),
+    Rule(
+        "model.layers.{}.self_attn.qkv_proj.weight",
+        "layers.{}.attn.qkv.weight",
+        Split.COLUMN,
+        ("q", "k", "v"),
+    ),
+    Rule("model.layers.{}.self_attn.o_proj.weight", "layers.{}.attn.o.weight", Split.ROW),
+    Rule("model.layers.{}.self_attn.o_proj.bias", "layers.{}.attn.o.bias"),
+    Rule("model.layers.{}.self_attn.q_norm.weight", "layers.{}.attn.q_norm.weight"),
+    Rule("model.layers.{}.self_attn.k_norm.weight", "layers.{}.attn.k_norm.weight"),
+    Rule(
+        "model.layers.{}.self_attn.rotary_emb.inv_freq", None
+    ),  # computed; old checkpoints keep it
+)
+
+MLP_WEIGHTS = (
+    Rule(
+        "model.layers.{}.mlp.gate_proj.weight", "layers.{}.mlp.gate_up.weight", Split.COLUMN, "gate"
+    ),
+    Rule("model.layers.{}.mlp.up_proj.weight", "layers.{}.mlp.gate_up.weight", Split.COLUMN, "up"),
+    Rule("model.layers.{}.mlp.gate_proj.bias", "layers.{}.mlp.gate_up.bias", Split.COLUMN, "gate"),
+    Rule("model.layers.{}.mlp.up_proj.bias", "layers.{}.mlp.gate_up.bias", Split.COLUMN, "up"),
+    Rule(
+        "model.layers.{}.mlp.gate_up_proj.weight",
+        "layers.{}.mlp.gate_up.weight",
+        Split.COLUMN,
+        ("gate", "up"),
+    ),
+    Rule("model.layers.{}.mlp.down_proj.weight", "layers.{}.mlp.down.weight", Split.ROW),
+    Rule("model.layers.{}.mlp.down_proj.bias", "layers.{}.mlp.down.bias"),
+)
+
+WEIGHTS = (
+    Rule("model.embed_tokens.weight", "embed.weight", Split.VOCAB),
+    Rule("model.norm.weight", "norm.weight"),
+    Rule("model.layers.{}.input_layernorm.weight", "layers.{}.attn_norm.weight"),
+    Rule("model.layers.{}.post_attention_layernorm.weight", "layers.{}.mlp_norm.weight"),
+    *ATTENTION_WEIGHTS,
+    *MLP_WEIGHTS,
+)

@@ -1,0 +1,38 @@
+"""HF architecture name → model class, and the making of a model."""
+
+from __future__ import annotations
+
+import torch
+
+from srt.errors import LoadError
+from srt.layers.build import Build
+from srt.model_config import ModelConfig
+from srt.models.decoder import Decoder
+from srt.models.llama import Llama
+from srt.parallel import TensorParallel
+
+MODELS: dict[str, type[Decoder]] = {
+    "LlamaForCausalLM": Llama,
+    "MistralForCausalLM": Llama,
+    "Phi3ForCausalLM": Llama,
+    "Qwen2ForCausalLM": Llama,
+    "Qwen3ForCausalLM": Llama,
+}
+
+
+def build_model(
+    config: ModelConfig, tp: TensorParallel, device: torch.device, dtype: torch.dtype
+) -> Decoder:
+    """One rank's model, its weights not yet loaded (`weights.load_weights`).
+
+    Raises:
+        LoadError: the architecture is unknown, or its sizes cannot be divided over the ranks.
+    """
+    model_class = MODELS.get(config.architecture)
+    if model_class is None:
+        known = ", ".join(sorted(MODELS))
+        raise LoadError(f"architecture {config.architecture} is not supported; supported: {known}")
+    try:
+        return model_class(config, Build(tp, device, dtype)).eval()
+    except ValueError as e:
+        raise LoadError(f"{config.architecture}: {e}") from e

@@ -1,0 +1,96 @@
+"""Tiny random checkpoints in HF's format: the real architecture, small enough for any test.
+
+`python -m srt.tiny --family LlamaForCausalLM --out DIR` writes one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+BASE: dict[str, Any] = {
+    "vocab_size": 320,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "tie_word_embeddings": False,
+}
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {  # architecture → HF config class, its own sizes
+    "LlamaForCausalLM": ("LlamaConfig", {}),
+    "MistralForCausalLM": ("MistralConfig", {"sliding_window": 24, "head_dim": 32}),
+    "Phi3ForCausalLM": ("Phi3Config", {"sliding_window": 32}),
+    "Qwen2ForCausalLM": ("Qwen2Config", {"tie_word_embeddings": True}),
+    "Qwen3ForCausalLM": ("Qwen3Config", {"head_dim": 24}),
+}
+
+
+def make_hf_model(architecture: str, seed: int = 0, **changes: Any) -> nn.Module:
+    """A transformers model in float32 with random weights; `changes` go to its config."""
+    config_name, own = FAMILIES[architecture]
+    config = getattr(transformers, config_name)(**(BASE | own | changes))
+    config.architectures = [architecture]
+    torch.manual_seed(seed)
+    model: nn.Module = getattr(transformers, architecture)(config).eval()
+    with torch.no_grad():
+        for name, param in model.named_parameters():
+            _randomize(name, param)
+    return model
+
+
+def _randomize(name: str, param: nn.Parameter) -> None:
+    """Weights far enough from transformers' near-zero ones that every part shows in the logits.
+
+    The vocabulary's rows are long, so that the best token leads the next by a clear margin.
+    """
+    if param.dim() == 1:
+        is_norm = "norm" in name and name.endswith("weight")
+        param.normal_(1.0 if is_norm else 0.0, 0.2)
+    elif "embed" in name or "lm_head" in name:
+        param.normal_(0.0, 1.0)
+    else:
+        param.normal_(0.0, 1.5 * param.shape[-1] ** -0.5)
+
+
+def write_tiny(
+    out: Path,
+    architecture: str = "LlamaForCausalLM",
+    *,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    max_shard_size: str = "5GB",
+    generation: Mapping[str, Any] | None = None,
+    **changes: Any,
+) -> nn.Module:
+    """Writes a checkpoint folder and returns the transformers model."""
+    model: Any = make_hf_model(architecture, seed, **changes).to(dtype)
+    model.save_pretrained(out, max_shard_size=max_shard_size)
+    if generation is not None:
+        (out / "generation_config.json").write_text(json.dumps(generation))
+    result: nn.Module = model
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--family", default="LlamaForCausalLM", choices=sorted(FAMILIES))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    write_tiny(args.out, args.family, seed=args.seed)
+
+
+if __name__ == "__main__":
+    main()

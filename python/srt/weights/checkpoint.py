@@ -1,0 +1,156 @@
+"""Reading checkpoint files tensor by tensor, and only the slice that is asked for."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from srt.errors import LoadError
+from srt.gguf_file import GgufFile
+from srt.hf_config import read_json
+
+LOAD_FORMATS = ("auto", "safetensors", "pt", "gguf", "dummy")
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """`size` entries from `start` along `dim`."""
+
+    dim: int
+    start: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """A tensor in a checkpoint file; `read` brings (a slice of) it into host memory."""
+
+    name: str
+    file: Path
+    shape: tuple[int, ...]
+    read: Callable[[Slice | None], Tensor]
+
+    def __str__(self) -> str:
+        return f"tensor {self.name} {list(self.shape)} in {self.file.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The weight files of one model, all in one format."""
+
+    files: tuple[Path, ...]
+    file_format: str
+
+    def tensors(self) -> Iterator[StoredTensor]:
+        """Every tensor, file by file. Raises LoadError for a file that cannot be read."""
+        readers = {"safetensors": _safetensors, "pt": _pickled, "gguf": _gguf}
+        for file in self.files:
+            yield from readers[self.file_format](file)
+
+    def num_bytes(self) -> int:
+        return sum(file.stat().st_size for file in self.files)
+
+
+def open_checkpoint(source: Path, load_format: str) -> Checkpoint:
+    """Finds the weight files of a model.
+
+    Args:
+        source: a checkpoint folder, or a GGUF file.
+        load_format: `--load-format`; auto takes safetensors before .bin.
+
+    Raises:
+        LoadError: nothing of that format is there, or an index names a missing file.
+    """
+    if load_format not in LOAD_FORMATS or load_format == "dummy":
+        raise LoadError(
+            f"--load-format {load_format} is not supported; use {', '.join(LOAD_FORMATS)}"
+        )
+    if source.is_file():
+        if source.suffix != ".gguf" or load_format not in ("auto", "gguf"):
+            raise LoadError(
+                f"{source} is a file: only --load-format gguf (or auto) takes a .gguf file"
+            )
+        return Checkpoint((source,), "gguf")
+    formats = ("safetensors", "pt", "gguf") if load_format == "auto" else (load_format,)
+    for file_format in formats:
+        if files := _find_files(source, file_format):
+            return Checkpoint(files, file_format)
+    raise LoadError(f"{source} holds no weights in the format {' or '.join(formats)}")
+
+
+def _find_files(folder: Path, file_format: str) -> tuple[Path, ...]:
+    """The files an index names; without an index, the files named as HF names them."""
+    if file_format == "gguf":
+        return tuple(sorted(folder.glob("*.gguf")))[:1]
+    stem, suffix = (
+        ("model", "safetensors") if file_format == "safetensors" else ("pytorch_model", "bin")
+    )
+    index_path = folder / f"{stem}.{suffix}.index.json"
+    if index_path.exists():
+        names = read_json(index_path).get("weight_map")
+        if not isinstance(names, dict):
+            raise LoadError(f"{index_path} has no weight_map")
+        files = tuple(sorted(folder / name for name in set(names.values())))
+        if missing := [f.name for f in files if not f.exists()]:
+            raise LoadError(f"{index_path} names files that are missing: {', '.join(missing)}")
+        return files
+    return tuple(sorted(folder.glob(f"{stem}*.{suffix}")) or sorted(folder.glob(f"*.{suffix}")))
+
+
+def _safetensors(file: Path) -> Iterator[StoredTensor]:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            for name in opened.offset_keys():
+                view = opened.get_slice(name)
+                shape = tuple(view.get_shape())
+
+                def read(cut: Slice | None, name: str = name, view: object = view) -> Tensor:
+                    if cut is None:
+                        whole: Tensor = opened.get_tensor(name)
+                        return whole
+                    index = (slice(None),) * cut.dim + (slice(cut.start, cut.start + cut.size),)
+                    return view[index]  # type: ignore[index, no-any-return]
+
+                yield StoredTensor(name, file, shape, read)
+    except (SafetensorError, OSError) as e:
+        raise LoadError(f"{file} is not a readable safetensors file: {e}") from e
+
+
+def _pickled(file: Path) -> Iterator[StoredTensor]:
+    """A torch.save file: tensors only, memory-mapped where its format allows."""
+    try:
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError:  # files of before torch 1.6 are no zip archives and cannot be mapped
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as e:
+        raise LoadError(f"{file} is not a readable file of tensors: {e}") from e
+    for name, tensor in state.items():
+        if not isinstance(tensor, Tensor):
+            raise LoadError(f"{file}: entry {name} is a {type(tensor).__name__}, not a tensor")
+        yield StoredTensor(name, file, tuple(tensor.shape), _cutter(tensor))
+
+
+def _cutter(tensor: Tensor) -> Callable[[Slice | None], Tensor]:
+    def read(cut: Slice | None) -> Tensor:
+        return tensor if cut is None else tensor.narrow(cut.dim, cut.start, cut.size)
+
+    return read
+
+
+def _gguf(file: Path) -> Iterator[StoredTensor]:
+    opened = GgufFile(file)
+    for name in opened.tensor_names():
+        shape = opened.shape(name)
+
+        def read(cut: Slice | None, name: str = name) -> Tensor:
+            whole = torch.from_numpy(opened.dequantize(name))
+            return whole if cut is None else whole.narrow(cut.dim, cut.start, cut.size)
+
+        yield StoredTensor(name, file, shape, read)

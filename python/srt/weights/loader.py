@@ -1,0 +1,163 @@
+"""Fills a model from a checkpoint, strictly: nothing unknown, missing, double or misshapen."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from srt.errors import LoadError
+from srt.parallel import TensorParallel
+from srt.weights.checkpoint import Slice, StoredTensor, open_checkpoint
+from srt.weights.dummy import fill_dummy
+from srt.weights.progress import Progress
+from srt.weights.table import HasParts, Match, Part, Rule, Split, WeightTable
+
+
+def load_weights(
+    model: nn.Module,
+    rules: tuple[Rule, ...],
+    source: Path,
+    tp: TensorParallel,
+    *,
+    load_format: str = "auto",
+) -> None:
+    """Fills every parameter of `model`; each rank reads its own slices only.
+
+    Args:
+        model: as built by `models.registry.build_model`, on its device.
+        rules: its weight table, `model.weights()`.
+        source: a checkpoint folder or a GGUF file; unused for dummy weights.
+        load_format: `--load-format`.
+
+    Raises:
+        LoadError: naming the tensor, its file and the shapes.
+    """
+    if load_format == "dummy":
+        fill_dummy(model)
+        return
+    checkpoint = open_checkpoint(source, load_format)
+    filler = Filler(model, rules, tp)
+    with Progress(checkpoint.num_bytes(), visible=tp.rank == 0) as progress:
+        for tensor in checkpoint.tensors():
+            filler.fill(tensor)
+            progress.add(tensor.file)
+    filler.check_complete()
+
+
+class Filler:
+    """Takes stored tensors one by one and copies this rank's slices into the parameters."""
+
+    def __init__(self, model: nn.Module, rules: tuple[Rule, ...], tp: TensorParallel) -> None:
+        self.table = WeightTable(rules)
+        self.tp = tp
+        self.params = dict(model.named_parameters())
+        self.parts = {name: _parts_of(model, name) for name in self.params}
+        self.filled: dict[str, Counter[tuple[str, int | None]]] = {
+            n: Counter() for n in self.params
+        }
+
+    def fill(self, tensor: StoredTensor) -> None:
+        """Puts one stored tensor where its rule says. Raises LoadError if it does not fit."""
+        match = self.table.match(tensor.name)
+        if match is None:
+            raise LoadError(f"{tensor} is not in the model's weight table")
+        if match.target is None:
+            return
+        if match.target not in self.params:
+            raise LoadError(
+                f"{tensor} belongs to {match.target}, which the model's config leaves out"
+            )
+        if match.rule.convert is not None:
+            tensor = _converted(tensor, match.rule)
+        names = match.rule.parts or ("",)
+        for part_name in names:
+            self._count(match, part_name, tensor)
+            self._copy(match, part_name, tensor)
+
+    def check_complete(self) -> None:
+        """Raises LoadError naming the parameters that no tensor has filled."""
+        missing = [name for name in self.params if not self._is_full(name)]
+        if missing:
+            shown = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
+            raise LoadError(f"the checkpoint does not fill {len(missing)} parameters: {shown}")
+
+    def _is_full(self, name: str) -> bool:
+        filled = self.filled[name]
+        indices: set[int | None] = {index for _, index in filled}
+        num_indices = 1 if None in indices else self.params[name].shape[0]
+        return len(filled) == num_indices * max(1, len(self.parts[name]))
+
+    def _count(self, match: Match, part_name: str, tensor: StoredTensor) -> None:
+        target = str(match.target)
+        filled = self.filled[target]
+        filled[part_name, match.index] += 1
+        if filled[part_name, match.index] > 1:
+            where = f" part {part_name}" if part_name else ""
+            raise LoadError(f"{tensor} fills {target}{where} a second time")
+
+    def _copy(self, match: Match, part_name: str, tensor: StoredTensor) -> None:
+        target = str(match.target)
+        dest = self.params[target].data
+        if match.index is not None:
+            if match.index >= dest.shape[0]:
+                raise LoadError(f"{tensor}: {target} holds {dest.shape[0]} entries")
+            dest = dest[match.index]
+        parts = self.parts[target]
+        cut, dest, expected = self._plan(match.rule, part_name, parts, dest)
+        if tensor.shape != expected:
+            raise LoadError(f"{tensor} must have the shape {list(expected)} to fill {target}")
+        _assign(dest, tensor.read(cut), tensor)
+
+    def _plan(
+        self, rule: Rule, part_name: str, parts: dict[str, Part], dest: Tensor
+    ) -> tuple[Slice | None, Tensor, tuple[int, ...]]:
+        """Which slice of the stored tensor, where it goes, and the shape the whole must have."""
+        shape = tuple(dest.shape)
+        if rule.split is Split.NONE:
+            return None, dest, shape
+        if rule.split is Split.ROW:
+            size = shape[-1]
+            cut = Slice(len(shape) - 1, self.tp.rank * size, size)
+            return cut, dest, (*shape[:-1], size * self.tp.size)
+        if not parts:
+            parts = {"": Part(shape[0] * self.tp.size, self.tp.rank * shape[0], shape[0], 0)}
+        part = parts[part_name]
+        before = 0
+        for name in rule.parts[: rule.parts.index(part_name)] if rule.parts else ():
+            before += parts[name].full
+        rows = sum(parts[name].full for name in rule.parts or ("",))
+        if rule.split is Split.VOCAB:
+            dest[part.size :].zero_()
+        cut = Slice(0, before + part.start, part.size)
+        return cut, dest.narrow(0, part.offset, part.size), (rows, *shape[1:])
+
+
+def _parts_of(model: nn.Module, param_name: str) -> dict[str, Part]:
+    """How the rows of a parameter are laid out; empty for a module that does not say."""
+    owner = model.get_submodule(param_name.rpartition(".")[0])
+    return dict(owner.parts) if isinstance(owner, HasParts) else {}
+
+
+def _converted(tensor: StoredTensor, rule: Rule) -> StoredTensor:
+    """The stored tensor after its rule's conversion, which needs all of it at once."""
+    assert rule.convert is not None
+    try:
+        whole = rule.convert(tensor.read(None))
+    except (RuntimeError, ValueError) as e:
+        raise LoadError(f"{tensor} has an unexpected layout: {e}") from e
+
+    def read(cut: Slice | None) -> Tensor:
+        return whole if cut is None else whole.narrow(cut.dim, cut.start, cut.size)
+
+    return StoredTensor(tensor.name, tensor.file, tuple(whole.shape), read)
+
+
+def _assign(dest: Tensor, value: Tensor, tensor: StoredTensor) -> None:
+    """Copies to the parameter's device and dtype; among floats of 16 bits or more only."""
+    plain = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    if value.dtype != dest.dtype and not (value.dtype in plain and dest.dtype in plain):
+        raise LoadError(f"{tensor} is {value.dtype}, the parameter is {dest.dtype}")
+    dest.copy_(value)
