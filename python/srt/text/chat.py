@@ -1,0 +1,174 @@
+"""Chat messages to prompt tokens: the checkpoint's own template, a named format, or a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from srt.errors import ConfigError, InvalidParameter
+from srt.text.conversation import BUILT_IN, Conversation, load_conversation
+from srt.text.tokenizer import Tokenizer
+
+Message = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """What a chat turns into. stop: strings that end an answer in this format."""
+
+    text: str
+    input_ids: list[int]
+    stop: tuple[str, ...] = ()
+
+
+class ChatFormat:
+    """Renders messages and encodes them, with one beginning token at most."""
+
+    def __init__(self, tokenizer: Tokenizer, template: str | Conversation | None) -> None:
+        self._tokenizer = tokenizer
+        self._conversation = template if isinstance(template, Conversation) else None
+        self._template = _compile(template) if isinstance(template, str) else None
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is any format to render with."""
+        return self._conversation is not None or self._template is not None
+
+    def prompt(
+        self,
+        messages: Sequence[Message],
+        *,
+        continue_final: bool | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> ChatPrompt:
+        """The prompt for the next answer.
+
+        Args:
+            messages: each with role and content (text).
+            continue_final: go on with a final assistant message rather than answer it; None: yes.
+            variables: more names for the template.
+
+        Raises:
+            InvalidParameter: no format, or messages that the format refuses.
+        """
+        if not messages:
+            raise InvalidParameter("messages is empty; at least one is needed", "messages")
+        begun = ""
+        is_reply = messages[-1]["role"] == "assistant"
+        if continue_final and not is_reply:
+            raise InvalidParameter(
+                "continue_final_message needs a final message of role assistant, "
+                f"the final role is {messages[-1]['role']}",
+                "continue_final_message",
+            )
+        if is_reply and continue_final is not False:
+            begun, messages = messages[-1]["content"], messages[:-1]
+        if self._conversation is not None:
+            text = _render_turns(self._conversation, messages) + begun
+            return ChatPrompt(text, self._encode_once(text), self._conversation.stop)
+        text = self._render_template(messages, variables or {}) + begun
+        return ChatPrompt(text, self._tokenizer.encode(text, add_special_tokens=False))
+
+    def _encode_once(self, text: str) -> list[int]:
+        """A format's text may write the beginning token that the tokenizer adds too."""
+        ids = self._tokenizer.encode(text)
+        bos = self._tokenizer.bos_id
+        return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids
+
+    def _render_template(self, messages: Sequence[Message], variables: Mapping[str, Any]) -> str:
+        if self._template is None:
+            raise InvalidParameter(
+                "this model has no chat template; start the server with --chat-template", "messages"
+            )
+        known = {"messages": messages, "add_generation_prompt": True, "tools": None}
+        try:
+            return self._template.render({**self._tokenizer.vocabulary.named, **variables, **known})
+        except Exception as error:
+            raise InvalidParameter(f"the chat template refused: {error}", "messages") from error
+
+
+def choose_format(tokenizer: Tokenizer, name: str | None) -> ChatFormat:
+    """The format that `--chat-template` names, or the tokenizer's own. Raises ConfigError."""
+    if name is None:
+        return ChatFormat(tokenizer, tokenizer.chat_template)
+    if name in BUILT_IN:
+        return ChatFormat(tokenizer, BUILT_IN[name])
+    path = Path(name)
+    if path.suffix == ".json":
+        return ChatFormat(tokenizer, load_conversation(path))
+    if path.suffix == ".jinja":
+        try:
+            source = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"--chat-template {name}: {error}") from error
+        return ChatFormat(tokenizer, source.strip("\n").replace("\\n", "\n"))
+    known = ", ".join(BUILT_IN)
+    raise ConfigError(
+        f"--chat-template is {name!r}; it must be one of {known}, or a .json or .jinja file"
+    )
+
+
+def _render_turns(conversation: Conversation, messages: Sequence[Message]) -> str:
+    system: str | None = None
+    turns: list[tuple[bool, str]] = []
+    for message in messages:
+        role, content = message["role"], message["content"]
+        if role in ("system", "developer") and not turns:
+            system = content if system is None else f"{system}\n{content}"
+        elif role in ("user", "assistant"):
+            turns.append((role == "assistant", content))
+        else:
+            raise InvalidParameter(
+                f"the chat format {conversation.name} has no place for the role {role} here",
+                "messages",
+            )
+    return conversation.render(system, turns)
+
+
+class _GenerationTag(Extension):
+    """`{% generation %}` marks replies for training; here it only shows what it holds."""
+
+    tags = {"generation"}  # noqa: RUF012
+
+    def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
+        """The body of the block."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _compile(source: str) -> jinja2.Template:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    functions: dict[str, Callable[..., Any]] = {
+        "raise_exception": _refuse,
+        "strftime_now": _now,
+    }
+    environment.globals.update(functions)
+    try:
+        return environment.from_string(source)
+    except jinja2.TemplateError as error:
+        raise ConfigError(f"the chat template is not valid: {error}") from error
+
+
+def _to_json(value: Any, **options: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, **options)
+
+
+def _refuse(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _now(format_: str) -> str:
+    return datetime.now().strftime(format_)

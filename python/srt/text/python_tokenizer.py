@@ -1,0 +1,54 @@
+"""A checkpoint's own Python tokenizer, for `--tokenizer-mode slow`; this room alone loads torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from srt.errors import LoadError
+from srt.text.pieces import byte_alphabet
+
+
+class PythonBackend:
+    """A `transformers` tokenizer written in Python."""
+
+    def __init__(self, slow: Any) -> None:
+        self._slow = slow
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Token ids of `text`."""
+        ids: list[int] = self._slow.encode(text, add_special_tokens=add_special_tokens)
+        return ids
+
+
+def open_python_tokenizer(
+    path: Path, trust_remote_code: bool
+) -> tuple[PythonBackend, list[bytes], list[int]]:
+    """The tokenizer, the bytes of each id, and its special ids. Raises LoadError."""
+    try:
+        slow = AutoTokenizer.from_pretrained(
+            path, use_fast=False, trust_remote_code=trust_remote_code
+        )
+    except (ValueError, OSError, ImportError) as error:
+        raise LoadError(f"{path}: the Python tokenizer does not load: {error}") from error
+    specials = sorted(slow.all_special_ids)
+    return PythonBackend(slow), [_piece(slow, i) for i in range(len(slow))], specials
+
+
+_BYTE_OF = {chr(shown): byte for byte, shown in byte_alphabet().items()}
+
+
+def _piece(slow: Any, token_id: int) -> bytes:
+    token = slow.convert_ids_to_tokens(token_id)
+    if isinstance(token, bytes):  # tiktoken style
+        return token
+    if token is None:
+        return b""
+    if token.startswith("<0x") and token.endswith(">") and len(token) == 6:
+        return bytes.fromhex(token[3:5])
+    if hasattr(slow, "byte_decoder") and all(c in _BYTE_OF for c in token):
+        return bytes(_BYTE_OF[c] for c in token)
+    text: str = token
+    return text.replace("\u2581", " ").encode()

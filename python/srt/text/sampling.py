@@ -1,0 +1,269 @@
+"""Sampling parameters as clients write them, checked, and as the engine wants them."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from srt.errors import ContextLengthExceeded, InvalidParameter, UnsupportedParameter
+from srt.text.detokenizer import TextOptions
+from srt.types import SamplingParams
+
+MAX_STOP_STRINGS = 64
+MAX_STOP_CHARS = 1024
+MAX_CHOICES = 128
+DEFAULT_NEW_TOKENS = 128
+_SEED_BITS = 63
+
+
+class SamplingFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`sampling_params` of /generate. None stands for the default everywhere."""
+
+    max_new_tokens: int | None = None
+    min_new_tokens: int | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    repetition_penalty: float | None = None
+    ignore_eos: bool | None = None
+    skip_special_tokens: bool | None = None
+    spaces_between_special_tokens: bool | None = None
+    no_stop_trim: bool | None = None
+    n: int | None = None
+    seed: int | None = None
+    logit_bias: dict[str, float] | None = None
+    regex: str | None = None
+    json_schema: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the loaded model allows. max_total_tokens: KV pool; max_seq_len: context window."""
+
+    vocab_size: int
+    max_seq_len: int
+    max_total_tokens: int
+    eos_ids: tuple[int, ...]
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest sequence, prompt and answer together."""
+        return min(self.max_seq_len, self.max_total_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Checked parameters of one prompt: `params` but for the length, which depends on the prompt.
+
+    max_new_tokens: as asked; None: as much as fits. is_exact: asked for, so it must fit.
+    """
+
+    params: SamplingParams
+    text: TextOptions
+    n: int
+    max_new_tokens: int | None
+    is_exact: bool
+    max_tokens_field: str
+
+    def for_prompt(self, prompt_len: int, limits: Limits) -> SamplingParams:
+        """Parameters for a prompt of `prompt_len` tokens. Raises ContextLengthExceeded."""
+        check_prompt_len(prompt_len, limits)
+        room = limits.max_tokens - prompt_len
+        wanted = room if self.max_new_tokens is None else self.max_new_tokens
+        if wanted > room and self.is_exact:
+            raise ContextLengthExceeded(
+                f"prompt has {prompt_len} tokens and {self.max_tokens_field} is {wanted}, "
+                f"together {prompt_len + wanted}; {_holder(limits)} {limits.max_tokens}",
+                self.max_tokens_field,
+            )
+        wanted = min(wanted, room)
+        return msgspec.structs.replace(
+            self.params,
+            max_new_tokens=max(wanted, 1),
+            min_new_tokens=min(self.params.min_new_tokens, wanted),
+        )
+
+    def seed_of(self, choice: int) -> int:
+        """The seed of one of `n` choices, in [0, 2**63)."""
+        return (self.params.seed + choice * 0x9E3779B97F4A7C15) % (1 << _SEED_BITS)
+
+
+def check_prompt_len(prompt_len: int, limits: Limits) -> None:
+    """Raise unless a prompt leaves room for at least one token."""
+    if prompt_len == 0:
+        raise InvalidParameter("the prompt has no tokens; at least one is needed", "prompt")
+    if prompt_len >= limits.max_tokens:
+        raise ContextLengthExceeded(
+            f"prompt has {prompt_len} tokens, {_holder(limits)} {limits.max_tokens}, "
+            "one of them for the answer",
+            "prompt",
+        )
+
+
+def _holder(limits: Limits) -> str:
+    if limits.max_seq_len <= limits.max_total_tokens:
+        return "the context window holds"
+    return "the KV pool holds"
+
+
+def check_sampling(
+    given: SamplingFields,
+    limits: Limits,
+    *,
+    names: Mapping[str, str] | None = None,
+    prefix: str = "",
+    default_new_tokens: int | None = DEFAULT_NEW_TOKENS,
+) -> Sampling:
+    """Check every field. Raises RequestError naming the field, the value and the limit.
+
+    Args:
+        given: the client's fields.
+        limits: the model's.
+        names: what the client calls our fields, where it differs.
+        prefix: put before field names.
+        default_new_tokens: where max_new_tokens is not given; None: as much as fits.
+    """
+    checks = _Checks(given, {**(names or {})}, prefix)
+    checks.unsupported("regex", "json_schema")
+    max_new = checks.integer("max_new_tokens", None, 0, None)
+    min_new = checks.integer("min_new_tokens", 0, 0, max_new) or 0
+    top_k = checks.integer("top_k", -1, -1, None)
+    if top_k == 0:
+        raise InvalidParameter(f"{checks.name('top_k')} is 0; it must be -1 or at least 1", "top_k")
+    stops = checks.stop_strings()
+    ids = checks.token_ids(limits.vocab_size)
+    ignores_eos = bool(given.ignore_eos)
+    params = SamplingParams(
+        max_new_tokens=1,
+        min_new_tokens=min_new,
+        temperature=_greedy_below(checks.number("temperature", 1.0, 0.0, math.inf)),
+        top_p=checks.number("top_p", 1.0, 0.0, 1.0, above=True),
+        top_k=-1 if top_k is None else min(top_k, limits.vocab_size),
+        min_p=checks.number("min_p", 0.0, 0.0, 1.0),
+        frequency_penalty=checks.number("frequency_penalty", 0.0, -2.0, 2.0),
+        presence_penalty=checks.number("presence_penalty", 0.0, -2.0, 2.0),
+        repetition_penalty=checks.number("repetition_penalty", 1.0, 0.0, 2.0, above=True),
+        stop_token_ids=ids if ignores_eos else tuple(dict.fromkeys((*ids, *limits.eos_ids))),
+        ignore_eos=ignores_eos,
+        seed=checks.seed(),
+        logit_bias=checks.logit_bias(limits.vocab_size),
+    )
+    text = TextOptions(
+        stop=stops,
+        skip_special_tokens=given.skip_special_tokens is not False,
+        spaces_between_special_tokens=bool(given.spaces_between_special_tokens),
+        no_stop_trim=bool(given.no_stop_trim),
+    )
+    return Sampling(
+        params=params,
+        text=text,
+        n=checks.integer("n", 1, 1, MAX_CHOICES) or 1,
+        max_new_tokens=default_new_tokens if max_new is None else max_new,
+        is_exact=max_new is not None,
+        max_tokens_field=checks.name("max_new_tokens"),
+    )
+
+
+def _greedy_below(temperature: float) -> float:
+    """Temperatures under 1e-6 overflow the logits; they mean the likeliest token."""
+    return 0.0 if temperature < 1e-6 else temperature
+
+
+class _Checks:
+    """One request's fields, and what the client calls them."""
+
+    def __init__(self, given: SamplingFields, names: Mapping[str, str], prefix: str) -> None:
+        self._given = given
+        self._names = names
+        self._prefix = prefix
+
+    def name(self, field: str) -> str:
+        return self._prefix + self._names.get(field, field)
+
+    def unsupported(self, *fields: str) -> None:
+        for field in fields:
+            if getattr(self._given, field) is not None:
+                name = self.name(field)
+                raise UnsupportedParameter(
+                    f"{name} is not supported: constrained decoding is not available", name
+                )
+
+    def number(
+        self, field: str, default: float, low: float, high: float, *, above: bool = False
+    ) -> float:
+        """A finite number in [low, high], or (low, high] if `above`."""
+        value = getattr(self._given, field)
+        if value is None:
+            return default
+        if math.isfinite(value) and low <= value <= high and not (above and value == low):
+            return float(value)
+        side = "above" if above else "at least"
+        limit = "" if high == math.inf else f" and at most {high:g}"
+        raise self._invalid(field, value, f"must be {side} {low:g}{limit}")
+
+    def integer(self, field: str, default: int | None, low: int, high: int | None) -> int | None:
+        value: int | None = getattr(self._given, field)
+        if value is None:
+            return default
+        if value < low:
+            raise self._invalid(field, value, f"must be at least {low}")
+        if high is not None and value > high:
+            limit = f"{self.name('max_new_tokens')}, {high}" if field == "min_new_tokens" else high
+            raise self._invalid(field, value, f"must be at most {limit}")
+        return min(value, 2**31 - 1)
+
+    def stop_strings(self) -> tuple[str, ...]:
+        stop = self._given.stop
+        stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
+        if len(stops) > MAX_STOP_STRINGS:
+            raise self._invalid(
+                "stop", f"{len(stops)} strings", f"must be at most {MAX_STOP_STRINGS}"
+            )
+        for text in stops:
+            if not text:
+                raise self._invalid("stop", '""', "must not be empty")
+            if len(text) > MAX_STOP_CHARS:
+                raise self._invalid(
+                    "stop", f"{len(text)} characters", f"must be at most {MAX_STOP_CHARS}"
+                )
+        return stops
+
+    def token_ids(self, vocab_size: int) -> tuple[int, ...]:
+        ids = tuple(self._given.stop_token_ids or ())
+        for token_id in ids:
+            if not 0 <= token_id < vocab_size:
+                raise self._invalid(
+                    "stop_token_ids", token_id, f"must be at least 0 and below {vocab_size}"
+                )
+        return ids
+
+    def seed(self) -> int:
+        seed = self._given.seed
+        if seed is None:
+            return secrets.randbits(_SEED_BITS)
+        return seed % (1 << _SEED_BITS)
+
+    def logit_bias(self, vocab_size: int) -> tuple[tuple[int, float], ...]:
+        pairs = []
+        for key, bias in (self._given.logit_bias or {}).items():
+            if not key.isdecimal() or int(key) >= vocab_size:
+                raise self._invalid(
+                    "logit_bias", f"for {key!r}", f"must name token ids below {vocab_size}"
+                )
+            if not -100.0 <= bias <= 100.0:
+                raise self._invalid("logit_bias", f"{bias} for {key}", "must be from -100 to 100")
+            pairs.append((int(key), float(bias)))
+        return tuple(pairs)
+
+    def _invalid(self, field: str, value: object, rule: str) -> InvalidParameter:
+        name = self.name(field)
+        return InvalidParameter(f"{name} is {value}; it {rule}", name)
