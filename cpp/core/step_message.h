@@ -36,6 +36,10 @@ enum SeqRecord : int {
   kSeqWords = 8,
 };
 
+enum SeqFlags : int32_t {
+  kSeqIsNew = 1,  // the row was given to this sequence in this step
+};
+
 enum TokenRecord : int { kTokenId = 0, kTokenPosition, kTokenSlot, kTokenSeq, kTokenWords = 4 };
 
 enum PageUpdateRecord : int { kUpdateRow = 0, kUpdatePageIdx, kUpdatePageId, kUpdateWords = 4 };

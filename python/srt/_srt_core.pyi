@@ -1,0 +1,217 @@
+"""Types of the native extension; moves in the same commit as `cpp/bind/`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from typing_extensions import Buffer
+
+HAS_CUDA: bool
+
+class InvalidArgument(ValueError): ...
+class InternalError(RuntimeError): ...
+class CudaError(RuntimeError): ...
+
+# ---- scheduler (bind_scheduler.cc) ----
+
+class SchedulerConfig:
+    def __init__(
+        self,
+        *,
+        num_pages: int,
+        page_size: int,
+        max_running: int,
+        max_seq_len: int,
+        max_step_tokens: int,
+        max_prefill_tokens: int,
+        policy: str = "lpm",
+        enable_radix: bool = True,
+        enable_mixed: bool = True,
+        init_new_token_ratio: float = 0.7,
+        min_new_token_ratio: float = 0.1,
+        new_token_ratio_decay: float = 0.001,
+        clip_max_new_tokens: int = 4096,
+        random_seed: int = 0,
+        self_check: bool = False,
+        work_words: int = 0,
+        max_step_logits: int = 0,
+        max_extra_words: int = 1024,
+        shared_prefix_pages: int = 0,
+    ) -> None: ...
+    @property
+    def num_pages(self) -> int: ...
+    @property
+    def page_size(self) -> int: ...
+    @property
+    def max_running(self) -> int: ...
+    @property
+    def max_seq_len(self) -> int: ...
+    @property
+    def max_step_tokens(self) -> int: ...
+    @property
+    def max_pages_per_seq(self) -> int: ...
+    @property
+    def max_tokens(self) -> int:
+        """Query tokens of the largest step: max(max_step_tokens, max_running)."""
+
+def message_words(config: SchedulerConfig) -> int:
+    """int32 words that the message buffer must hold, `work_words` included."""
+
+class StepPlan:
+    @property
+    def step(self) -> int: ...
+    @property
+    def num_bytes(self) -> int: ...
+    @property
+    def num_seqs(self) -> int: ...
+    @property
+    def num_decode(self) -> int: ...
+    @property
+    def num_tokens(self) -> int: ...
+    @property
+    def num_samples(self) -> int: ...
+    @property
+    def num_logits(self) -> int: ...
+    @property
+    def num_masked(self) -> int:
+        """Samples of `sync` sequences: rows of the grammar bitmask, in sample order."""
+    @property
+    def is_decode_only(self) -> bool: ...
+    @property
+    def max_q_len(self) -> int: ...
+    @property
+    def max_seq_len(self) -> int: ...
+    @property
+    def any_sampling_flags(self) -> int:
+        """OR of the samples' flags (docs/contracts.md section 3)."""
+    @property
+    def all_greedy(self) -> bool: ...
+    @property
+    def max_top_logprobs(self) -> int: ...
+    @property
+    def num_new_seqs(self) -> int: ...
+    @property
+    def num_cached_tokens(self) -> int: ...
+    @property
+    def num_extend_tokens(self) -> int: ...
+    @property
+    def num_retracted(self) -> int: ...
+    @property
+    def sample_seq_ids(self) -> NDArray[np.uint64]:
+        """[num_samples]"""
+    @property
+    def logit_seq_ids(self) -> NDArray[np.uint64]:
+        """[num_logits]: the samples, then the prompt-logprob rows."""
+    @property
+    def logit_positions(self) -> NDArray[np.int32]:
+        """[num_logits]: position of the token that the row predicts."""
+    @property
+    def prefix_groups(self) -> NDArray[np.int32]:
+        """[num_decode], or [0] when off: group that shares a prefix, -1: none."""
+    @property
+    def prefix_pages(self) -> NDArray[np.int32]:
+        """[num_decode], or [0] when off: pages that the group shares."""
+
+class Events:
+    """Parallel arrays, one entry per piece of news."""
+
+    def __len__(self) -> int: ...
+    @property
+    def num_events(self) -> int: ...
+    @property
+    def num_finished(self) -> int: ...
+    @property
+    def seq_ids(self) -> NDArray[np.uint64]: ...
+    @property
+    def tokens(self) -> NDArray[np.int32]:
+        """-1: the event brings none."""
+    @property
+    def finish(self) -> NDArray[np.uint8]:
+        """`srt.types.FinishReason`; != 0: the sequence's last event."""
+    @property
+    def cached_tokens(self) -> NDArray[np.int32]:
+        """Prompt tokens found in the cache, at a sequence's first event; else -1."""
+    @property
+    def sample_idx(self) -> NDArray[np.int32]:
+        """The token's place in the committed step's samples, or -1."""
+
+class SchedulerStats:
+    @property
+    def num_running(self) -> int: ...
+    @property
+    def num_waiting(self) -> int: ...
+    @property
+    def num_in_flight(self) -> int: ...
+    @property
+    def num_total_pages(self) -> int: ...
+    @property
+    def num_free_pages(self) -> int: ...
+    @property
+    def num_cached_pages(self) -> int: ...
+    @property
+    def num_evictable_pages(self) -> int: ...
+    @property
+    def num_used_pages(self) -> int:
+        """Owned by sequences, or cached and locked by them."""
+    @property
+    def num_total_tokens(self) -> int: ...
+    @property
+    def num_free_tokens(self) -> int: ...
+    @property
+    def num_cached_tokens(self) -> int: ...
+    @property
+    def num_used_tokens(self) -> int: ...
+    @property
+    def num_evicted_pages(self) -> int: ...
+    @property
+    def num_retracted(self) -> int: ...
+    @property
+    def num_prompt_tokens(self) -> int: ...
+    @property
+    def num_prompt_cached_tokens(self) -> int: ...
+    @property
+    def new_token_ratio(self) -> float: ...
+
+class Scheduler:
+    """docs/contracts.md section 4. Raises InvalidArgument (a ValueError) on misuse."""
+
+    def __init__(self, config: SchedulerConfig) -> None: ...
+    def add(
+        self,
+        seq_id: int,
+        tokens: bytes | NDArray[np.int32] | Buffer,
+        *,
+        max_new_tokens: int,
+        min_new_tokens: int = 0,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int = -1,
+        min_p: float = 0.0,
+        frequency_penalty: float = 0.0,
+        presence_penalty: float = 0.0,
+        repetition_penalty: float = 1.0,
+        seed: int = 0,
+        stop_token_ids: Sequence[int] = (),
+        logit_bias: Sequence[tuple[int, float]] = (),
+        return_logprob: bool = False,
+        logprob_start: int = -1,
+        top_logprobs: int = 0,
+        priority: int = 0,
+        namespace: str = "",
+        sync: bool = False,
+    ) -> None: ...
+    def abort(self, seq_id: int) -> None: ...
+    def schedule(self, message: Tensor | NDArray[np.int32]) -> StepPlan | None: ...
+    def commit(self, step: int, tokens: Tensor | NDArray[np.int32]) -> None: ...
+    def drain_events(self) -> Events: ...
+    def flush(self) -> bool: ...
+    def stats(self) -> SchedulerStats: ...
+    def row_of(self, seq_id: int) -> int:
+        """-1: waits, or is unknown."""
+    def check_invariants(self) -> None: ...
+
+# ---- kernels ----
+
+def __getattr__(name: str) -> Any: ...
