@@ -51,7 +51,7 @@ std::vector<TokenId> to_tokens(const py::buffer& buffer) {
 // A contiguous one-dimensional int32 tensor in host memory (pinned or not).
 std::span<int32_t> to_words(const TensorView& view, const char* why) {
   expect(view.dtype == DType::kI32 && view.device == Device::kCpu && view.ndim == 1 &&
-             view.is_contiguous(),
+             (view.numel() == 0 || view.is_contiguous()),
          why);
   return {view.ptr<int32_t>(), static_cast<size_t>(view.numel())};
 }
@@ -128,12 +128,11 @@ void bind_config(py::module_& m) {
              return config;
            }),
            py::kw_only(), "num_pages"_a, "page_size"_a, "max_running"_a, "max_seq_len"_a,
-           "max_step_tokens"_a, "max_prefill_tokens"_a, "policy"_a = "lpm",
-           "enable_radix"_a = true, "enable_mixed"_a = true, "init_new_token_ratio"_a = 0.7,
-           "min_new_token_ratio"_a = 0.1, "new_token_ratio_decay"_a = 0.001,
-           "clip_max_new_tokens"_a = 4096, "random_seed"_a = 0, "self_check"_a = false,
-           "work_words"_a = 0, "max_step_logits"_a = 0, "max_extra_words"_a = 1024,
-           "shared_prefix_pages"_a = 0)
+           "max_step_tokens"_a, "max_prefill_tokens"_a, "policy"_a = "lpm", "enable_radix"_a = true,
+           "enable_mixed"_a = true, "init_new_token_ratio"_a = 0.7, "min_new_token_ratio"_a = 0.1,
+           "new_token_ratio_decay"_a = 0.001, "clip_max_new_tokens"_a = 4096, "random_seed"_a = 0,
+           "self_check"_a = false, "work_words"_a = 0, "max_step_logits"_a = 0,
+           "max_extra_words"_a = 1024, "shared_prefix_pages"_a = 0)
       .def_readonly("num_pages", &SchedulerConfig::num_pages)
       .def_readonly("page_size", &SchedulerConfig::page_size)
       .def_readonly("max_running", &SchedulerConfig::max_running)
@@ -184,9 +183,9 @@ void bind_events(py::module_& m) {
       .def_property_readonly("num_events", [](const Events& e) { return e.seq_ids.size(); })
       .def_property_readonly("num_finished",
                              [](const Events& e) {
-                               return e.finish.size() - static_cast<size_t>(std::count(
-                                                            e.finish.begin(), e.finish.end(),
-                                                            FinishReason::kNone));
+                               return e.finish.size() -
+                                      static_cast<size_t>(std::count(
+                                          e.finish.begin(), e.finish.end(), FinishReason::kNone));
                              })
       .def_property_readonly("seq_ids", [](const Events& e) { return to_array(e.seq_ids); })
       .def_property_readonly("tokens", [](const Events& e) { return to_array(e.tokens); })
@@ -233,8 +232,7 @@ void bind_scheduler(py::module_& m) {
       .def("add", &add, "seq_id"_a, "tokens"_a, py::kw_only(), "max_new_tokens"_a,
            "min_new_tokens"_a = 0, "temperature"_a = 1.0F, "top_p"_a = 1.0F, "top_k"_a = -1,
            "min_p"_a = 0.0F, "frequency_penalty"_a = 0.0F, "presence_penalty"_a = 0.0F,
-           "repetition_penalty"_a = 1.0F, "seed"_a = 0,
-           "stop_token_ids"_a = std::vector<TokenId>{},
+           "repetition_penalty"_a = 1.0F, "seed"_a = 0, "stop_token_ids"_a = std::vector<TokenId>{},
            "logit_bias"_a = std::vector<std::pair<TokenId, float>>{}, "return_logprob"_a = false,
            "logprob_start"_a = -1, "top_logprobs"_a = 0, "priority"_a = 0, "namespace"_a = "",
            "sync"_a = false)

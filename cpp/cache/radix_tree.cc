@@ -90,8 +90,7 @@ RadixLock RadixTree::match(std::string_view ns, Tokens tokens, size_t max_pages,
   if (root == kNone) return {};
   const Tokens wanted = tokens.first(std::min(tokens.size(), max_pages * page_tokens()));
   const Walk end = walk(root, wanted, &pages);
-  const NodeId node =
-      end.partial == kNone ? end.node : split(end.partial, end.partial_pages);
+  const NodeId node = end.partial == kNone ? end.node : split(end.partial, end.partial_pages);
   if (node == root) return {};
   touch(node);
   return lock(node);

@@ -114,8 +114,8 @@ class RadixTree {
     NodeId next_in_bucket = kNone;
     int32_t num_locks = 0;  // locks on this node or below
     uint64_t last_access = 0;
-    size_t end_page = 0;                     // pages from the root to this node's end
-    const std::string* ns = nullptr;         // roots: the key in roots_
+    size_t end_page = 0;              // pages from the root to this node's end
+    const std::string* ns = nullptr;  // roots: the key in roots_
     bool is_alive = false;
   };
   struct Walk {

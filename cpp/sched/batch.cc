@@ -17,8 +17,8 @@ int32_t bits(float value) { return std::bit_cast<int32_t>(value); }
 int32_t sampling_flags(const Sequence& seq, int32_t output_idx) {
   const SamplingParams& p = seq.request.sampling;
   const bool greedy = p.temperature == 0.0F;
-  const bool penalised = p.frequency_penalty != 0.0F || p.presence_penalty != 0.0F ||
-                         p.repetition_penalty != 1.0F;
+  const bool penalised =
+      p.frequency_penalty != 0.0F || p.presence_penalty != 0.0F || p.repetition_penalty != 1.0F;
   const bool filtered = p.top_k > 0 || p.top_p < 1.0F || p.min_p > 0.0F;
   int32_t flags = 0;
   if (greedy) flags |= msg::kGreedy;
@@ -143,12 +143,12 @@ void Writer::write_logit(const BatchItem& item, int32_t row, int32_t token, int3
   const bool is_sample = row < plan_.num_samples;
   record[msg::kLogitToken] = token;
   record[msg::kLogitSeq] = seq_idx;
-  record[msg::kLogitTarget] =
-      is_sample ? -1 : item.seq->tokens[static_cast<size_t>(position)];
+  record[msg::kLogitTarget] = is_sample ? -1 : item.seq->tokens[static_cast<size_t>(position)];
   record[msg::kLogitWords - 1] = 0;
   plan_.logit_seq_ids[static_cast<size_t>(row)] = item.seq->request.id;
   plan_.logit_positions[static_cast<size_t>(row)] = position;
-  plan_.max_top_logprobs = std::max(plan_.max_top_logprobs, item.seq->request.sampling.top_logprobs);
+  plan_.max_top_logprobs =
+      std::max(plan_.max_top_logprobs, item.seq->request.sampling.top_logprobs);
 }
 
 void Writer::write_sample(const BatchItem& item, int32_t seq_idx) {

@@ -31,17 +31,15 @@ struct SchedulerConfig {
   double new_token_ratio_decay = 1e-3;  // and shrinks so much per decode step
   int32_t clip_max_new_tokens = 4096;   // output tokens counted in admission, at most
   uint64_t random_seed = 0;
-  bool self_check = false;        // check_invariants() after every call: O(everything)
-  int32_t work_words = 0;         // room behind the message for the attention planner
-  int32_t max_step_logits = 0;    // rows of logits of one step; 0: no limit but the tokens
-  int32_t max_extra_words = 1024;  // stop ids + 2 * logit biases of one sequence
+  bool self_check = false;          // check_invariants() after every call: O(everything)
+  int32_t work_words = 0;           // room behind the message for the attention planner
+  int32_t max_step_logits = 0;      // rows of logits of one step; 0: no limit but the tokens
+  int32_t max_extra_words = 1024;   // stop ids + 2 * logit biases of one sequence
   int32_t shared_prefix_pages = 0;  // group decodes that share so many pages; 0: do not
 
   void validate() const;  // throws InvalidArgument naming the field
 
-  int32_t pages_for(int32_t num_tokens) const {
-    return (num_tokens + page_size - 1) / page_size;
-  }
+  int32_t pages_for(int32_t num_tokens) const { return (num_tokens + page_size - 1) / page_size; }
   int32_t max_pages_per_seq() const { return pages_for(max_seq_len); }
   // Page-table entries that one step may copy for prefixes found in the cache; admission stops
   // there. One sequence always fits.

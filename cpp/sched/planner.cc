@@ -29,8 +29,8 @@ void Scheduler::take_pages(Sequence& seq, int32_t num_tokens) {
 // Whole pages of known tokens become findable; see the head of scheduler.h for why already now.
 void Scheduler::publish(Sequence& seq) {
   if (!config_.enable_radix) return;
-  const auto num_whole = static_cast<size_t>(std::min(seq.kv_len, seq.num_known()) /
-                                             config_.page_size);
+  const auto num_whole =
+      static_cast<size_t>(std::min(seq.kv_len, seq.num_known()) / config_.page_size);
   tree_.publish(seq.request.ns, seq.lock, seq.tokens, std::span(seq.pages).first(num_whole));
 }
 
@@ -44,8 +44,8 @@ void Scheduler::plan_decodes() {
   find_ready_decodes();
   for (Sequence* seq : ready_) plan_decode(*seq);
   if (batch_.num_decode() > 0) {
-    new_token_ratio_ = std::max(config_.min_new_token_ratio,
-                                new_token_ratio_ - config_.new_token_ratio_decay);
+    new_token_ratio_ =
+        std::max(config_.min_new_token_ratio, new_token_ratio_ - config_.new_token_ratio_decay);
   }
 }
 
@@ -82,8 +82,8 @@ void Scheduler::find_ready_decodes() {
 }
 
 int32_t Scheduler::pages_wanted_soon(const Sequence& seq) const {
-  const int32_t soon = std::max(seq.kv_len, seq.num_known()) +
-                       std::min(kRetractHeadroom, seq.num_left());
+  const int32_t soon =
+      std::max(seq.kv_len, seq.num_known()) + std::min(kRetractHeadroom, seq.num_left());
   return std::max(0, config_.pages_for(soon) - seq.num_pages());
 }
 
@@ -129,8 +129,8 @@ void Scheduler::raise_ratio() {
 // ---- extends ----
 
 void Scheduler::plan_extends() {
-  int32_t budget = std::min(config_.max_step_tokens - batch_.num_tokens(),
-                            config_.max_prefill_tokens);
+  int32_t budget =
+      std::min(config_.max_step_tokens - batch_.num_tokens(), config_.max_prefill_tokens);
   // A step that retracted admits nobody: it would hand out the room it just made.
   if (continue_extends(budget) && round_.num_retracted == 0) admit(budget);
 }
@@ -147,8 +147,7 @@ bool Scheduler::continue_extends(int32_t& budget) {
 
 int32_t Scheduler::chunk_len(const Sequence& seq, int32_t budget) const {
   const int64_t room = int64_t{seq.num_pages() + num_available()} * config_.page_size - seq.kv_len;
-  int32_t n = static_cast<int32_t>(
-      std::min<int64_t>({seq.num_known() - seq.kv_len, budget, room}));
+  int32_t n = static_cast<int32_t>(std::min<int64_t>({seq.num_known() - seq.kv_len, budget, room}));
   if (config_.max_step_logits > 0) {
     const int32_t rows = config_.max_step_logits - batch_.num_logits() - 1;  // one for its sample
     if (rows < 0) return 0;
@@ -241,8 +240,8 @@ bool Scheduler::fits(const Sequence& seq) const {
   const int32_t missing = config_.pages_for(seq.num_known()) - seq.num_pages();
   if (missing > available) return false;
   if (running_.empty()) return true;  // alone, everything fits
-  const int64_t wanted = int64_t{missing} * config_.page_size +
-                         std::min(seq.num_left(), config_.clip_max_new_tokens);
+  const int64_t wanted =
+      int64_t{missing} * config_.page_size + std::min(seq.num_left(), config_.clip_max_new_tokens);
   return wanted + reserved_ <= int64_t{available} * config_.page_size;
 }
 

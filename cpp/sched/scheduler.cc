@@ -30,8 +30,8 @@ void check_request(const NewSequence& seq, const SchedulerConfig& config) {
     throw InvalidArgument("prompt and output need at least " + std::to_string(needed) +
                           " KV slots, the KV pool holds " + std::to_string(pool_tokens));
   }
-  const bool all_valid = std::all_of(seq.tokens.begin(), seq.tokens.end(),
-                                     [](TokenId token) { return token >= 0; });
+  const bool all_valid =
+      std::all_of(seq.tokens.begin(), seq.tokens.end(), [](TokenId token) { return token >= 0; });
   expect(all_valid, "the prompt holds a negative token id");
   const SamplingParams& p = seq.sampling;
   const size_t extra = p.stop_token_ids.size() + 2 * p.logit_bias.size();

@@ -154,12 +154,12 @@ class Scheduler {
   StepId next_step_ = 1;
   uint64_t next_serial_ = 1;
   double new_token_ratio_;
-  int64_t reserved_ = 0;                  // tokens that running sequences are expected to need
-  int32_t cached_updates_ = 0;            // page-table entries copied for prefixes in this step
-  StepPlan round_;                        // counts of the step that is being planned
-  std::vector<Sequence*> ready_;          // scratch: decodes of this step
-  std::vector<Sequence*> victims_;        // scratch
-  SchedulerStats totals_;                 // the counters since the start
+  int64_t reserved_ = 0;            // tokens that running sequences are expected to need
+  int32_t cached_updates_ = 0;      // page-table entries copied for prefixes in this step
+  StepPlan round_;                  // counts of the step that is being planned
+  std::vector<Sequence*> ready_;    // scratch: decodes of this step
+  std::vector<Sequence*> victims_;  // scratch
+  SchedulerStats totals_;           // the counters since the start
 };
 
 }  // namespace srt

@@ -46,15 +46,15 @@ enum class Phase : uint8_t { kWaiting, kExtend, kDecode };
 // Invariants: pages[: lock.num_pages()] belong to the tree and are held by `lock`, the pages
 // behind them to this sequence alone. KV exists or is planned for positions below kv_len.
 struct Sequence {
-  NewSequence request;          // request.tokens moves into `tokens`
-  uint64_t serial = 0;          // never used twice; 0: nobody lives here
-  uint64_t order = 0;           // place in the waiting queue: arrival, or drawn by lot
+  NewSequence request;  // request.tokens moves into `tokens`
+  uint64_t serial = 0;  // never used twice; 0: nobody lives here
+  uint64_t order = 0;   // place in the waiting queue: arrival, or drawn by lot
   Phase phase = Phase::kWaiting;
   bool was_retracted = false;
-  bool is_announced = false;    // an event told how much of the prompt was cached
+  bool is_announced = false;  // an event told how much of the prompt was cached
   int32_t prompt_len = 0;
-  int32_t max_new_tokens = 0;   // what context and pool leave of the wish
-  int32_t cached_len = 0;       // found in the cache when first admitted
+  int32_t max_new_tokens = 0;  // what context and pool leave of the wish
+  int32_t cached_len = 0;      // found in the cache when first admitted
   int32_t row = -1;
   int32_t kv_len = 0;
   int32_t num_pending = 0;      // sampled by steps in flight, unknown to the host

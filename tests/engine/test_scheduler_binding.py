@@ -1,4 +1,4 @@
-"""The scheduler as Python sees it: one request end to end, the message's layout, what is refused."""
+"""The scheduler as Python sees it: a request's life, the message's layout, refusals."""
 
 from __future__ import annotations
 
