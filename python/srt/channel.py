@@ -37,7 +37,12 @@ class AbortRequest(msgspec.Struct, frozen=True, tag="abort"):
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True, tag="call", omit_defaults=True):
-    """A rare control request, answered by one CallResult: flush_cache, get_state, shutdown, …"""
+    """A rare control request, answered by one CallResult.
+
+    Methods: `flush_cache` (not ok while sequences run or wait), `get_state` (payload: a flat map
+    of figures), `start_profile` (args: folder), `stop_profile`, `shutdown` (args: drain; with
+    drain, living sequences run to their end first; without, they are aborted; then exit 0).
+    """
 
     call_id: int
     method: str
@@ -149,14 +154,14 @@ class EngineEnd:
         self._in.connect(f"{endpoint}.in")
         self._out.connect(f"{endpoint}.out")
 
-    def receive(self, wait_ms: int = 0) -> list[ToEngine]:
-        """All records that lie ready; waits up to `wait_ms` (-1: for ever) for the first."""
-        records: list[ToEngine] = []
-        if not self._in.poll(wait_ms):
-            return records
+    def receive(self, wait_ms: int = 0) -> list[bytes]:
+        """All records that lie ready, encoded; waits up to `wait_ms` (-1: for ever) for one."""
+        records: list[bytes] = []
+        if wait_ms != 0:
+            self._in.poll(wait_ms)
         while True:
             try:
-                records.append(decode_to_engine(self._in.recv(zmq.NOBLOCK)))
+                records.append(self._in.recv(zmq.NOBLOCK))
             except zmq.Again:
                 return records
 

@@ -1,0 +1,247 @@
+"""The step loop's body: records in, one step planned and one committed, records out.
+
+With overlap the next step is planned and launched before the last one's tokens are read: the
+device never waits for the host. Every rank of a tensor-parallel group runs its own Engine over
+the same records and so makes the same plans; only rank 0's output is sent.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import Any
+
+import msgspec
+
+from srt.channel import (
+    AbortRequest,
+    Call,
+    CallResult,
+    EngineStats,
+    FromEngine,
+    GenerateRequest,
+    StepEvents,
+    ToEngine,
+)
+from srt.config import Settings
+from srt.core import native
+from srt.engine.logprobs import LogprobBook, StepLogprobs
+from srt.engine.profile import Profile
+from srt.engine.report import Reporter
+from srt.engine.startup import Rank
+from srt.engine.step import StepShape
+from srt.types import FinishReason
+
+log = logging.getLogger("srt.engine")
+
+INTERNAL_CALL = -1  # call_id of calls that nobody waits for
+MAX_STUCK_TURNS = 3
+
+
+class Engine:
+    """One rank's scheduler and worker, driven turn by turn."""
+
+    def __init__(self, settings: Settings, rank: Rank, tp_rank: int = 0) -> None:
+        self.scheduler = rank.scheduler
+        self.worker = rank.worker
+        self.is_done = False
+        self._settings = settings
+        self._rank = rank
+        self._profile = Profile(rank.worker, tp_rank)
+        self._depth = 0 if settings.disable_overlap_schedule else 1
+        self._plans: deque[native.StepPlan] = deque()  # in flight, oldest first
+        self._living: set[int] = set()
+        self._book = LogprobBook()
+        self._drain: Call | None = None
+        self._num_stuck = 0
+        self._errors: dict[int, str] = {}
+        self.reporter = Reporter(rank.scheduler, settings.decode_log_interval, quiet=tp_rank != 0)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a turn without records has anything to do."""
+        return bool(self._living or self._plans)
+
+    def turn(self, records: list[ToEngine]) -> list[FromEngine]:
+        """Takes `records` in, launches at most one step, commits at most one.
+
+        Deterministic in the records, but for EngineStats. Raises what a step raised: the engine
+        is then broken and every sequence lost.
+        """
+        out: list[FromEngine] = []
+        for record in records:
+            self._take(record, out)
+        launched = self._launch()
+        logprobs = self._commit(keep=self._depth if launched else 0)
+        events = self._events(logprobs)
+        if events is not None:
+            out.append(events)
+        self._finish_drain(out)
+        stats = self.reporter.heartbeat_if_due()
+        if stats is not None:
+            out.append(stats)
+        return out
+
+    def heartbeat(self) -> EngineStats:
+        """A heartbeat for idle times."""
+        return self.reporter.heartbeat()
+
+    def close(self) -> None:
+        """Waits for the device and lets go of it."""
+        self.worker.close()
+
+    def _take(self, record: ToEngine, out: list[FromEngine]) -> None:
+        if isinstance(record, GenerateRequest):
+            self._add(record)
+        elif isinstance(record, AbortRequest):
+            for seq_id in record.seq_ids:
+                self.scheduler.abort(seq_id)
+        else:
+            self._call(record, out)
+
+    def _add(self, request: GenerateRequest) -> None:
+        seq_id, sampling = request.seq_id, request.sampling
+        if self._drain is not None:
+            self._errors[seq_id] = "the server is shutting down"
+            return
+        try:
+            self.scheduler.add(
+                seq_id,
+                request.input_ids,
+                max_new_tokens=sampling.max_new_tokens,
+                min_new_tokens=sampling.min_new_tokens,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                top_k=sampling.top_k,
+                min_p=sampling.min_p,
+                frequency_penalty=sampling.frequency_penalty,
+                presence_penalty=sampling.presence_penalty,
+                repetition_penalty=sampling.repetition_penalty,
+                seed=sampling.seed % (1 << 64),
+                stop_token_ids=list(sampling.stop_token_ids),
+                logit_bias=list(sampling.logit_bias),
+                return_logprob=request.return_logprob,
+                logprob_start=request.logprob_start,
+                top_logprobs=request.top_logprobs,
+                priority=request.priority if self._settings.enable_priority_scheduling else 0,
+                namespace=request.namespace,
+            )
+        except (ValueError, TypeError) as e:
+            self._errors[seq_id] = str(e)
+            return
+        self._living.add(seq_id)
+        if request.return_logprob or request.logprob_start >= 0:
+            prompt_len = len(request.input_ids) // 4
+            self._book.open(seq_id, request.logprob_start, prompt_len, request.top_logprobs)
+
+    def _launch(self) -> bool:
+        """Plans and launches a step; False if nothing can run now."""
+        plan = self.scheduler.schedule(self.worker.message) if self._living else None
+        if plan is not None:
+            self.worker.launch(StepShape.of(plan))
+            self._plans.append(plan)
+            self.reporter.on_plan(plan)
+            self._num_stuck = 0
+            return True
+        if self._living and not self._plans:
+            self._num_stuck += 1
+            if self._num_stuck > MAX_STUCK_TURNS:
+                raise RuntimeError(f"nothing can run, though {len(self._living)} sequences live")
+        return False
+
+    def _commit(self, keep: int) -> StepLogprobs | None:
+        """Commits the oldest step if more than `keep` are in flight; returns its logprobs."""
+        if len(self._plans) <= keep:
+            return None
+        plan = self._plans.popleft()
+        result = self.worker.result()
+        self.scheduler.commit(plan.step, result.tokens)
+        self.reporter.on_tokens(plan.num_samples)
+        if result.logprobs is not None:
+            self._book.add_prompt_rows(plan, result.logprobs)
+        return result.logprobs
+
+    def _events(self, logprobs: StepLogprobs | None) -> StepEvents | None:
+        """What has happened since the last call, as one record."""
+        news = self.scheduler.drain_events()
+        seq_ids, finish = news.seq_ids.tolist(), news.finish.tolist()
+        tokens, cached = news.tokens.tolist(), news.cached_tokens.tolist()
+        errors, self._errors = self._errors, {}
+        if not seq_ids and not errors:
+            return None
+        kept = {}
+        if self._book:
+            samples = news.sample_idx.tolist()
+            for i, seq_id in enumerate(seq_ids):
+                if seq_id in self._book:
+                    kept[seq_id] = self._book.take(
+                        seq_id, samples[i], logprobs, is_first=cached[i] >= 0
+                    )
+        for seq_id, reason in zip(seq_ids, finish, strict=True):
+            if reason:
+                self._living.discard(seq_id)
+                self._book.close(seq_id)
+        return StepEvents(
+            seq_ids=seq_ids + list(errors),
+            tokens=tokens + [-1] * len(errors),
+            finish=finish + [int(FinishReason.ERROR)] * len(errors),
+            cached_tokens={s: c for s, c in zip(seq_ids, cached, strict=True) if c >= 0},
+            logprobs=kept,
+            errors=errors,
+        )
+
+    def _call(self, call: Call, out: list[FromEngine]) -> None:
+        if call.method == "shutdown":
+            self._drain = call
+            if not msgspec.msgpack.decode(call.args.get("drain", b"\xc2"), type=bool):
+                for seq_id in sorted(self._living):
+                    self.scheduler.abort(seq_id)
+            return
+        try:
+            payload = self._answer(call)
+            ok, message = True, ""
+        except (CallFailed, msgspec.ValidationError, OSError) as e:
+            payload, ok, message = None, False, str(e)
+        if call.call_id != INTERNAL_CALL:
+            raw = msgspec.Raw(msgspec.msgpack.encode(payload))
+            out.append(CallResult(call_id=call.call_id, ok=ok, message=message, payload=raw))
+
+    def _answer(self, call: Call) -> Any:
+        if call.method == "flush_cache":
+            if not self.scheduler.flush():
+                raise CallFailed("the cache is in use: sequences run or wait")
+            return None
+        if call.method == "get_state":
+            return self.state()
+        if call.method == "start_profile":
+            folder = msgspec.msgpack.decode(call.args.get("folder", b"\xa0"), type=str)
+            return self._profile.start(folder)
+        if call.method == "stop_profile":
+            return self._profile.stop()
+        raise CallFailed(f"the engine knows no call {call.method!r}")
+
+    def state(self) -> dict[str, Any]:
+        """Sizes and figures of now, by name."""
+        limits = self._rank.limits
+        return {
+            **msgspec.to_builtins(self.reporter.heartbeat()),
+            "max_running": limits.max_running,
+            "max_seq_len": limits.max_seq_len,
+            "max_step_tokens": limits.max_step_tokens,
+            "page_size": limits.page_size,
+            "num_living": len(self._living),
+            "num_steps_in_flight": len(self._plans),
+            "cuda_graph_sizes": self.worker.graphs.sizes if self.worker.graphs else [],
+        }
+
+    def _finish_drain(self, out: list[FromEngine]) -> None:
+        """Answers a shutdown once nothing lives."""
+        if self._drain is None or self.is_busy:
+            return
+        if self._drain.call_id != INTERNAL_CALL:
+            out.append(CallResult(call_id=self._drain.call_id, ok=True))
+        self.is_done = True
+
+
+class CallFailed(Exception):
+    """A call cannot be answered now; the message says why."""

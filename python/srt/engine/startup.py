@@ -1,0 +1,257 @@
+"""From settings to a rank that can run: model, memory, scheduler, graphs, a report of each."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+from srt.config import Settings
+from srt.core import native
+from srt.engine.graph import graph_sizes
+from srt.engine.memory import (
+    CUDA_GRAPH_BYTES,
+    GIB,
+    KvFormat,
+    StepMemory,
+    allocate_pool,
+    check_even_memory,
+    free_bytes,
+    num_pool_pages,
+    page_bytes,
+    pool_budget_bytes,
+)
+from srt.engine.step import profile_words, write_profile_message
+from srt.engine.worker import DeviceState, Limits, Worker
+from srt.families import load_model_config
+from srt.hub import HubOptions, resolve_model
+from srt.model_config import ModelConfig, resolve_dtype
+from srt.models.decoder import Decoder
+from srt.models.registry import build_model
+from srt.parallel import TensorParallel
+from srt.weights.loader import load_weights
+
+log = logging.getLogger(__name__)
+
+DEFAULT_MAX_RUNNING = {"cuda": 2048, "cpu": 128}
+PAGE_TABLE_CAP_BYTES = 256 << 20  # a default max_running never makes the page table larger
+TOKENS_PER_ROW = 128  # a default max_running leaves each sequence at least so many pool tokens
+
+
+@dataclass(slots=True)
+class StartupReport:
+    """The start-up table: phases with their seconds, then the memory budget."""
+
+    rows: list[tuple[str, str]] = field(default_factory=list)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Times a phase."""
+        begin = time.perf_counter()
+        yield
+        self.add(name, f"{time.perf_counter() - begin:.2f} s")
+
+    def add(self, name: str, value: str) -> None:
+        """One row, logged as it comes."""
+        self.rows.append((name, value))
+        log.info("%s: %s", name, value)
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """A rank that is ready to run steps."""
+
+    worker: Worker
+    scheduler: native.Scheduler
+    config: ModelConfig
+    limits: Limits
+    max_total_tokens: int
+    report: StartupReport
+
+
+def resolve_device(requested: str, device_index: int) -> torch.device:
+    """The torch device of a rank; `auto` takes a GPU where there is one."""
+    kind = requested
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device("cuda", device_index) if kind == "cuda" else torch.device("cpu")
+
+
+def use_device(device: torch.device) -> None:
+    """Makes `device` this process's own; CUDA work leaves the default stream, which graphs need."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.cuda.set_stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
+
+
+def start_rank(
+    settings: Settings, tp: TensorParallel, device: torch.device, num_local_ranks: int = 1
+) -> Rank:
+    """Loads the model, sizes the pool, and captures the graphs of one rank.
+
+    Args:
+        num_local_ranks: ranks that share this machine's memory.
+
+    Raises:
+        LoadError: the model cannot be loaded.  ConfigError: it cannot be served as asked.
+    """
+    report = StartupReport()
+    check_even_memory(device, tp)
+    free_at_start = free_bytes(device)
+    model, dtype = _load(settings, tp, device, report)
+    weight_bytes = free_at_start - free_bytes(device)
+    fmt = KvFormat.of(settings.kv_cache_dtype, dtype)
+    limits = make_limits(settings, model.config, device)
+    sizes = _graph_sizes(settings, limits, device)
+    with report.phase("measure a step's memory"):
+        steps = measure_steps(model, limits, fmt, device, sizes)
+    bytes_per_page = page_bytes(model.kv_spec, limits.page_size, fmt)
+    budget = pool_budget_bytes(settings, device, steps, num_local_ranks)
+    num_pages = num_pool_pages(settings, budget, bytes_per_page, tp)
+    limits = cap_running(settings, limits, num_pages)
+    sizes = _graph_sizes(settings, limits, device)
+    with report.phase("allocate the KV pool"):
+        kv = allocate_pool(model.kv_spec, num_pages, limits.page_size, fmt, device)
+        state = DeviceState.allocate(limits, kv, device)
+    scheduler_sizes = scheduler_config(settings, limits, num_pages)
+    scheduler = native.Scheduler(scheduler_sizes)
+    worker = Worker(model, state, limits, native.message_words(scheduler_sizes))
+    if sizes:
+        with report.phase(f"capture {len(sizes)} CUDA graphs, batch 1 to {sizes[-1]}"):
+            worker.capture(sizes)
+    max_total_tokens = (num_pages - 1) * limits.page_size
+    report.add("weights", f"{weight_bytes / GIB:.2f} GiB")
+    report.add("KV pool", f"{num_pages * bytes_per_page / GIB:.2f} GiB, {max_total_tokens} tokens")
+    report.add("activations of a step", f"{steps.activation_bytes / GIB:.2f} GiB")
+    report.add("set aside for CUDA graphs", f"{steps.graph_bytes / GIB:.2f} GiB")
+    report.add("avail mem", f"{free_bytes(device) / GIB:.2f} GB")
+    return Rank(worker, scheduler, model.config, limits, max_total_tokens, report)
+
+
+def make_limits(settings: Settings, config: ModelConfig, device: torch.device) -> Limits:
+    """The engine's sizes, before the pool's size is known."""
+    max_seq_len = config.context_len
+    row_bytes = 4 * -(-max_seq_len // settings.page_size)
+    default = min(DEFAULT_MAX_RUNNING[device.type], max(1, PAGE_TABLE_CAP_BYTES // row_bytes))
+    max_running = settings.max_running_requests or default
+    max_step_tokens = prefill_tokens(settings, max_seq_len) + max_running
+    return Limits(
+        max_running=max_running,
+        max_seq_len=max_seq_len,
+        max_step_tokens=max_step_tokens,
+        max_logits=max_step_tokens,
+        page_size=settings.page_size,
+    )
+
+
+def prefill_tokens(settings: Settings, max_seq_len: int) -> int:
+    """Prompt tokens of one step: a chunk, or the longest prompt where chunking is off."""
+    if settings.chunked_prefill_size > 0:
+        return min(settings.chunked_prefill_size, settings.max_prefill_tokens)
+    return max(settings.max_prefill_tokens, max_seq_len)
+
+
+def cap_running(settings: Settings, limits: Limits, num_pages: int) -> Limits:
+    """`limits` with no more rows than the pool can feed; message room follows."""
+    usable = num_pages - 1
+    max_running = min(limits.max_running, usable)
+    if settings.max_running_requests is None:
+        max_running = max(1, min(max_running, usable * limits.page_size // TOKENS_PER_ROW))
+    max_step_tokens = prefill_tokens(settings, limits.max_seq_len) + max_running
+    return Limits(
+        max_running=max_running,
+        max_seq_len=limits.max_seq_len,
+        max_step_tokens=max_step_tokens,
+        max_logits=max_step_tokens,
+        page_size=limits.page_size,
+    )
+
+
+def scheduler_config(settings: Settings, limits: Limits, num_pages: int) -> native.SchedulerConfig:
+    """The scheduler's settings."""
+    start, floor = settings.start_new_token_ratio, settings.min_new_token_ratio
+    return native.SchedulerConfig(
+        num_pages=num_pages,
+        page_size=limits.page_size,
+        max_running=limits.max_running,
+        max_seq_len=limits.max_seq_len,
+        max_step_tokens=limits.max_step_tokens,
+        max_prefill_tokens=prefill_tokens(settings, limits.max_seq_len),
+        policy=settings.schedule_policy,
+        enable_radix=not settings.disable_radix_cache,
+        enable_mixed=not settings.disable_mixed_chunk,
+        init_new_token_ratio=start,
+        min_new_token_ratio=floor,
+        new_token_ratio_decay=(start - floor) / settings.new_token_ratio_decay_steps,
+        clip_max_new_tokens=settings.clip_max_new_tokens,
+        random_seed=settings.random_seed or 0,
+        self_check=settings.self_check,
+    )
+
+
+def measure_steps(
+    model: Decoder, limits: Limits, fmt: KvFormat, device: torch.device, sizes: list[int]
+) -> StepMemory:
+    """Runs the largest steps over a scratch pool and takes the peaks (CPU: nothing is measured).
+
+    The state that outlives steps (buffers, page table) is counted with the activations.
+    """
+    if device.type == "cpu":
+        return StepMemory(0, 0)
+    before = torch.cuda.memory_allocated(device)
+    kv = allocate_pool(model.kv_spec, 2, limits.page_size, fmt, device)
+    state = DeviceState.allocate(limits, kv, device)
+    num_seqs, num_tokens = limits.max_running, limits.max_step_tokens
+    worker = Worker(model, state, limits, profile_words(num_seqs, num_tokens))
+    torch.cuda.reset_peak_memory_stats(device)
+    worker.launch(write_profile_message(worker.message.numpy(), num_seqs, num_tokens))
+    worker.result()
+    activations = torch.cuda.max_memory_allocated(device) - before
+    graphs = 0
+    if sizes:
+        between = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        shape = write_profile_message(worker.message.numpy(), sizes[-1], sizes[-1], decode=True)
+        worker.launch(shape)
+        worker.result()
+        graphs = torch.cuda.max_memory_allocated(device) - between + len(sizes) * CUDA_GRAPH_BYTES
+    worker.close()
+    del worker, state, kv
+    gc.collect()
+    torch.cuda.empty_cache()
+    return StepMemory(activations, graphs)
+
+
+def _load(
+    settings: Settings, tp: TensorParallel, device: torch.device, report: StartupReport
+) -> tuple[Decoder, torch.dtype]:
+    options = HubOptions(
+        revision=settings.revision,
+        download_dir=settings.download_dir,
+        use_modelscope=settings.use_modelscope,
+        with_code=settings.trust_remote_code,
+    )
+    needs_weights = settings.load_format != "dummy"
+    with report.phase("find the model"):
+        source = resolve_model(settings.model_path, options, with_weights=needs_weights)
+        config = load_model_config(
+            source,
+            context_len=settings.context_length,
+            overrides=settings.json_model_override_args,
+        )
+    dtype: torch.dtype = getattr(torch, resolve_dtype(settings.dtype, config.dtype, device.type))
+    with report.phase("load weights"):
+        model = build_model(config, tp, device, dtype)
+        load_weights(model, model.weights(), source, tp, load_format=settings.load_format)
+    return model, dtype
+
+
+def _graph_sizes(settings: Settings, limits: Limits, device: torch.device) -> list[int]:
+    if device.type != "cuda" or settings.disable_cuda_graph:
+        return []
+    return graph_sizes(min(limits.max_running, settings.cuda_graph_max_bs or limits.max_running))

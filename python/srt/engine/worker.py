@@ -1,0 +1,307 @@
+"""One rank: copies a planned step to the device, runs the forward, samples, and brings tokens back.
+
+`launch` never waits for the device. On CUDA everything is ordered on one stream; on the CPU one
+thread of its own runs the steps in order, so that planning overlaps with computing there too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from srt import ops
+from srt.batch import ForwardBatch, KvPool, StepBuffers
+from srt.engine.graph import DecodeGraphs, StepOutput
+from srt.engine.logprobs import StepLogprobs, compute_logprobs
+from srt.engine.step import GRAPH_FLAGS, StepShape
+from srt.models.decoder import Decoder
+from srt.ops import message as msg
+
+NUM_IN_FLIGHT = 2  # steps: arenas and result buffers come in as many copies
+
+# Appends the decode attention's work list to a message on the host (docs/contracts.md section 3)
+# and returns the message's new length in bytes.
+AttentionPlanner = Callable[[Tensor, StepShape], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes that are fixed for the engine's life.
+
+    max_step_tokens: query tokens of one step. max_logits: rows of logits of one step.
+    """
+
+    max_running: int
+    max_seq_len: int
+    max_step_tokens: int
+    max_logits: int
+    page_size: int
+
+    @property
+    def max_pages_per_seq(self) -> int:
+        """Columns of the page table."""
+        return -(-self.max_seq_len // self.page_size)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceState:
+    """The device tensors that live from step to step; docs/contracts.md sections 1 to 3."""
+
+    buffers: StepBuffers
+    page_table: Tensor
+    last_tokens: Tensor
+    slot_tokens: Tensor
+    kv: KvPool
+
+    @classmethod
+    def allocate(cls, limits: Limits, kv: KvPool, device: torch.device) -> DeviceState:
+        """Zeroed tensors around a pool."""
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.int32, device=device)
+
+        rows = limits.max_running + 1
+        return cls(
+            buffers=StepBuffers.allocate(
+                limits.max_step_tokens, limits.max_running, limits.max_logits, device
+            ),
+            page_table=zeros(rows, limits.max_pages_per_seq),
+            last_tokens=zeros(rows),
+            slot_tokens=zeros(kv.k[0].shape[0] * limits.page_size),
+            kv=kv,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one step brought to the host. tokens: int32 [num_samples]."""
+
+    tokens: Tensor
+    logprobs: StepLogprobs | None
+
+
+class Worker:
+    """Runs steps on one device.
+
+    Args:
+        message_words: the longest message, the attention planner's room included.
+        planner: the attention planner, where the device's kernels want one.
+    """
+
+    def __init__(
+        self,
+        model: Decoder,
+        state: DeviceState,
+        limits: Limits,
+        message_words: int,
+        planner: AttentionPlanner | None = None,
+    ) -> None:
+        self.limits = limits
+        self.model = model
+        self.state = state
+        self._planner = planner
+        self._device = state.page_table.device
+        pinned = self._device.type == "cuda"
+        self._messages = [
+            torch.zeros(message_words, dtype=torch.int32, pin_memory=pinned)
+            for _ in range(NUM_IN_FLIGHT)
+        ]
+        self._tokens = [
+            torch.zeros(limits.max_running, dtype=torch.int32, pin_memory=pinned)
+            for _ in range(NUM_IN_FLIGHT)
+        ]
+        self._turn = 0
+        self.graphs: DecodeGraphs | None = None
+        # A replayed graph reads the message at a fixed address; the CPU reads the host's arena.
+        self._message = (
+            self._messages[0]
+            if not pinned
+            else torch.zeros_like(self._messages[0], device=self._device)
+        )
+        self._events = [_event() for _ in range(NUM_IN_FLIGHT)] if pinned else []
+        self._thread = None if pinned else ThreadPoolExecutor(1, "srt-forward")
+        self._in_flight: list[Future[StepResult] | StepResult] = []
+
+    @property
+    def message(self) -> Tensor:
+        """The arena into which the next step must be planned."""
+        return self._messages[self._turn]
+
+    def launch(self, shape: StepShape) -> None:
+        """Starts the step that `message` holds. At most NUM_IN_FLIGHT steps may be in flight."""
+        turn = self._turn
+        self._turn = (turn + 1) % NUM_IN_FLIGHT
+        if self._thread is not None:
+            self._in_flight.append(self._thread.submit(self._run_on_host, shape, turn))
+        else:
+            self._in_flight.append(self._run_on_device(shape, turn))
+            self._events[turn].record()
+
+    def result(self) -> StepResult:
+        """Waits for the oldest step in flight. Raises what its forward raised.
+
+        The tokens stay valid until the step after the next is launched.
+        """
+        oldest = self._in_flight.pop(0)
+        if isinstance(oldest, Future):
+            return oldest.result()
+        turn = (self._turn - len(self._in_flight) - 1) % NUM_IN_FLIGHT
+        self._events[turn].synchronize()
+        return oldest
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether steps run on a GPU."""
+        return self._thread is None
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Calls `function` on the thread that runs the steps, between two of them."""
+        if self._thread is None:
+            function()
+        else:
+            self._thread.submit(function).result()
+
+    def close(self) -> None:
+        """Waits for what is in flight and ends the forward thread."""
+        if self._thread is not None:
+            self._thread.shutdown(wait=True)
+        else:
+            torch.cuda.synchronize(self._device)
+
+    @torch.inference_mode()
+    def _run_on_host(self, shape: StepShape, turn: int) -> StepResult:
+        self._message = self._messages[turn]
+        output, logprobs = self._run(shape)
+        tokens = self._tokens[turn][: shape.num_samples]
+        if output.tokens is not None:
+            tokens.copy_(output.tokens)
+        return StepResult(tokens, logprobs)
+
+    @torch.inference_mode()
+    def _run_on_device(self, shape: StepShape, turn: int) -> StepResult:
+        host, num_bytes = self._messages[turn], shape.num_bytes
+        if self._planner is not None:
+            num_bytes = self._planner(host, shape)
+        words = num_bytes // 4
+        self._message[:words].copy_(host[:words], non_blocking=True)
+        output, logprobs = self._run(shape)
+        tokens = self._tokens[turn][: shape.num_samples]
+        if output.tokens is not None:
+            tokens.copy_(output.tokens[: shape.num_samples], non_blocking=True)
+        return StepResult(tokens, logprobs)
+
+    def _run(self, shape: StepShape) -> tuple[StepOutput, StepLogprobs | None]:
+        """The step whose message lies on the device: a graph if one fits, else launch by launch."""
+        size = self.graphs.padded(shape.num_seqs) if self.graphs and shape.is_decode else None
+        if self.graphs is None or size is None:
+            return self._run_eager(shape)
+        output = self.graphs.replay(size)
+        if shape.flags & ~GRAPH_FLAGS == 0:
+            return output, None
+        assert output.logits is not None
+        logits = output.logits[: shape.num_samples]
+        if shape.flags & ~(GRAPH_FLAGS | msg.FLAG_LOGPROBS):
+            output = StepOutput(self._sample(logits, shape.flags), logits)
+        assert output.tokens is not None
+        if not shape.flags & msg.FLAG_LOGPROBS:
+            return output, None
+        tokens = output.tokens[: shape.num_samples]
+        return output, compute_logprobs(self.model, shape, self.state.buffers, logits, tokens, None)
+
+    def _run_eager(self, shape: StepShape) -> tuple[StepOutput, StepLogprobs | None]:
+        buffers = self.state.buffers
+        self._prepare(shape.num_seqs, shape.num_tokens)
+        hidden = self.model(self._batch(shape))
+        logits = tokens = None
+        if shape.num_samples:
+            rows = hidden
+            if not shape.is_decode:
+                rows = hidden.index_select(0, buffers.logit_idx[: shape.num_samples])
+            logits = self.model.compute_logits(rows)
+            tokens = self._sample(logits, shape.flags)
+        logprobs = None
+        if shape.flags & msg.FLAG_LOGPROBS or shape.num_logits > shape.num_samples:
+            logprobs = compute_logprobs(self.model, shape, buffers, logits, tokens, hidden)
+        return StepOutput(tokens, logits), logprobs
+
+    def run_decode(self, size: int) -> StepOutput:
+        """A decode step padded to `size`: what a graph captures. Only launches."""
+        self._prepare(size, size)
+        shape = StepShape(
+            num_seqs=size,
+            num_decode=size,
+            num_tokens=size,
+            num_samples=size,
+            num_logits=size,
+            num_bytes=0,
+            flags=GRAPH_FLAGS,
+            max_q_len=1,
+            max_seq_len=self.limits.max_seq_len,
+        )
+        logits = self.model.compute_logits(self.model(self._batch(shape)))
+        return StepOutput(self._sample(logits, GRAPH_FLAGS), logits)
+
+    @torch.inference_mode()
+    def capture(self, sizes: list[int]) -> float:
+        """Captures decode graphs; returns seconds. The page table must still be zero."""
+        self._message.zero_()  # a step of no sequences: all rows are padding
+        self._message[msg.OFF_SEQS : msg.OFF_EXTRA + 1] = msg.HEADER_WORDS
+        self._message[msg.OFF_EXTRA + 1] = msg.HEADER_WORDS
+        self.graphs = None
+        graphs = DecodeGraphs(self.run_decode, torch.cuda.current_stream(self._device))
+        seconds = graphs.capture(sizes)
+        self.graphs = graphs
+        return seconds
+
+    def _prepare(self, padded_seqs: int, padded_tokens: int) -> None:
+        state = self.state
+        ops.prepare_step(
+            self._message,
+            state.page_table,
+            state.last_tokens,
+            state.slot_tokens,
+            state.buffers,
+            padded_seqs,
+            padded_tokens,
+        )
+
+    def _batch(self, shape: StepShape) -> ForwardBatch:
+        buffers, seqs, tokens = self.state.buffers, shape.num_seqs, shape.num_tokens
+        return ForwardBatch(
+            num_tokens=tokens,
+            num_seqs=seqs,
+            num_decode=shape.num_decode,
+            token_ids=buffers.token_ids[:tokens],
+            positions=buffers.positions[:tokens],
+            slots=buffers.slots[:tokens],
+            rows=buffers.rows[:seqs],
+            q_indptr=buffers.q_indptr[: seqs + 1],
+            seq_lens=buffers.seq_lens[:seqs],
+            page_table=self.state.page_table,
+            logit_idx=buffers.logit_idx[: shape.num_logits],
+            max_q_len=shape.max_q_len,
+            max_seq_len=shape.max_seq_len,
+            kv=self.state.kv,
+            decode_work=self._message if self._planner is not None else None,
+        )
+
+    def _sample(self, logits: Tensor, flags: int) -> Tensor:
+        state = self.state
+        return ops.sample(
+            logits,
+            self._message,
+            state.buffers,
+            state.page_table,
+            state.slot_tokens,
+            state.last_tokens,
+            page_size=self.limits.page_size,
+            flags=flags,
+        )
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event()  # type: ignore[no-untyped-call]
