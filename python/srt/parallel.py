@@ -36,8 +36,10 @@ class TensorParallel:
         """[..., n] on each rank → [..., size * n], in rank order."""
         if self.size == 1:
             return x
-        parts = torch.empty((self.size, *x.shape), dtype=x.dtype, device=x.device)
-        dist.all_gather_into_tensor(parts, x.contiguous(), group=self.group)
+        shape = (self.size * x.shape[0], *x.shape[1:])
+        stacked = torch.empty(shape, dtype=x.dtype, device=x.device)
+        dist.all_gather_into_tensor(stacked, x.contiguous(), group=self.group)
+        parts = stacked.view(self.size, *x.shape)
         return parts.movedim(0, -2).reshape(*x.shape[:-1], self.size * x.shape[-1])
 
     def broadcast(self, x: Tensor, src: int = 0) -> Tensor:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from models.runner import load, random_tokens, relative_error
 
+from models.runner import load, random_tokens, relative_error
 from srt.families import READERS
 from srt.models.registry import MODELS
 from srt.tiny import FAMILIES, write_tiny

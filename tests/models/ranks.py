@@ -1,0 +1,60 @@
+"""Runs models over several ranks, a process each, over gloo on loopback."""
+
+from __future__ import annotations
+
+import multiprocessing
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from models.runner import load, random_tokens
+from srt.parallel import init_tensor_parallel
+
+PROMPTS = [random_tokens(n, seed=n) for n in (1, 9, 30)]
+TIMEOUT_S = 240
+
+
+@dataclass
+class Outputs:
+    """logits [30, vocab] of the last prompt in chunks of 8; 24 greedy tokens of each prompt."""
+
+    logits: Tensor
+    tokens: list[list[int]]
+    num_params: int
+
+
+def free_addr() -> str:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{s.getsockname()[1]}"
+
+
+def run_rank(rank: int, size: int, addr: str, folders: list[Path], out: Path) -> None:
+    """One rank's process: loads and runs each model and writes what came out."""
+    torch.set_num_threads(1)
+    tp = init_tensor_parallel(rank, size, addr, torch.device("cpu"))
+    results = []
+    for folder in folders:
+        runner = load(folder, tp)
+        logits = runner.logits(PROMPTS[2], chunk=8)
+        num_params = sum(p.numel() for p in runner.model.parameters())
+        results.append((logits, runner.greedy(PROMPTS, 24), num_params))
+    torch.save(results, out / f"{rank}.pt")
+    tp.close()
+
+
+def run_ranks(size: int, folders: list[Path], out: Path) -> list[list[Outputs]]:
+    """Per rank, per model: what it gave."""
+    addr = free_addr()
+    spawn = multiprocessing.get_context("spawn")
+    args = [(rank, size, addr, folders, out) for rank in range(size)]
+    ranks = [spawn.Process(target=run_rank, args=a) for a in args]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(timeout=TIMEOUT_S)
+        assert process.exitcode == 0
+    return [[Outputs(*r) for r in torch.load(out / f"{rank}.pt")] for rank in range(size)]
