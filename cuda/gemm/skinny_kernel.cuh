@@ -35,7 +35,7 @@ struct Layout {
   static constexpr int kStageBytes = kWBytes + kXBytes;
   // Two CTAs fit on an SM up to 32 rows, so that the next kernel's weights arrive while this one
   // ends.
-  static constexpr int kBudget = kM <= 32 ? 100 * 1024 : 192 * 1024;
+  static constexpr int kBudget = kM <= 32 ? 100 * 1024 : 176 * 1024;
   static constexpr int kStages = kBudget / kStageBytes;
   static constexpr int kConsumers = kGroups * 128;
   static constexpr int kThreads = kConsumers + 32;
