@@ -57,7 +57,6 @@ class EngineClient:
     """
 
     def __init__(self, settings: Settings) -> None:
-        """Returns when all engines can serve. Raises EngineDead with what one of them said."""
         self._folder = tempfile.mkdtemp(prefix="srt-")
         self._context = zmq.Context()
         self._lock = threading.Lock()  # over the out sockets, the sinks and the calls
@@ -73,8 +72,11 @@ class EngineClient:
         self._processes = [EngineProcess(settings, i, e) for i, e in enumerate(endpoints)]
         self._thread = threading.Thread(target=self._listen, name="srt-client", daemon=True)
         self._thread.start()
+
+    def wait_ready(self) -> list[EngineReady]:
+        """Returns when all engines can serve. Raises EngineDead with what one of them said."""
         try:
-            self.ready = [future.result() for future in self._ready]
+            return [future.result() for future in self._ready]
         except BaseException:
             self.close(drain=False)
             raise

@@ -6,6 +6,7 @@ import logging
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import psutil
 import torch
 import torch.distributed as dist
@@ -61,9 +62,7 @@ def allocate_pool(
 
     def tensors(dim: int) -> tuple[torch.Tensor, ...]:
         shape = (num_pages, spec.num_kv_heads, page_size, dim)
-        return tuple(
-            torch.zeros(shape, dtype=fmt.dtype, device=device) for _ in range(spec.num_layers)
-        )
+        return tuple(_zeros(shape, fmt.dtype, device) for _ in range(spec.num_layers))
 
     ones = (1.0,) * spec.num_layers
     return KvPool(
@@ -74,6 +73,14 @@ def allocate_pool(
         k_scales=ones,
         v_scales=ones,
     )
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    # numpy asks the kernel for zero pages, which cost nothing until they are written.
+    blank = np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)
+    return torch.from_numpy(blank).view(dtype).view(shape)
 
 
 def free_bytes(device: torch.device) -> int:

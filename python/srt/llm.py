@@ -1,0 +1,306 @@
+"""Offline use, without HTTP: `srt.llm.Engine` generates from prompts in Python.
+
+    with Engine(model_path="…") as engine:
+        print(engine.generate("The capital of France is", {"max_new_tokens": 8})["text"])
+
+The model runs in processes of its own, as under the server; results are the dicts of /generate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from array import array
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, TypeVar
+
+import msgspec
+
+from srt.answer import Answer, AnswerOptions, Result
+from srt.config import Settings
+from srt.engine.client import EngineClient, Event
+from srt.errors import InternalServerError, InvalidParameter
+from srt.hub import HubOptions, resolve_model
+from srt.text.sampling import Limits, Sampling, SamplingFields, check_sampling
+from srt.text.tokenizer import Tokenizer, load_tokenizer, model_eos_ids
+from srt.types import FinishReason
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One sequence to run: a prompt's choice. index: its place in the results."""
+
+    index: int
+    input_ids: list[int]
+    sampling: Sampling
+    choice: int
+    options: AnswerOptions
+
+
+class Engine:
+    """A loaded model. Methods may be called from several threads.
+
+    Args:
+        settings: everything `srt-server` takes, as keywords: `Engine(model_path=…, tp_size=2)`.
+
+    Raises:
+        ConfigError: a setting cannot be honoured.  LoadError: there is no such tokenizer.
+        EngineDead: the model could not be loaded; the message says why.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = Settings(**settings)
+        self._client = EngineClient(self.settings)
+        try:
+            self.tokenizer, eos_ids = _open_tokenizer(self.settings)
+        except BaseException:
+            self._client.close(drain=False)
+            raise
+        self.ready = self._client.wait_ready()[0]
+        self._limits = Limits(
+            vocab_size=self.ready.vocab_size,
+            max_seq_len=self.ready.max_seq_len,
+            max_total_tokens=self.ready.max_total_tokens,
+            eos_ids=eos_ids,
+        )
+        if self.tokenizer is not None:
+            self.tokenizer.cover(self.ready.vocab_size)
+
+    def generate(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        sampling_params: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        *,
+        input_ids: Sequence[int] | Sequence[Sequence[int]] | None = None,
+        return_logprob: bool = False,
+        logprob_start_len: int = -1,
+        top_logprobs_num: int = 0,
+        stream: bool = False,
+    ) -> Any:
+        """Runs one prompt or many to their ends.
+
+        Args:
+            prompt: text; or `input_ids` instead: token ids. A list of either gives a list.
+            sampling_params: as in /generate, one for all prompts or one each.
+            return_logprob: logprobs of output tokens, and of prompt tokens from
+                `logprob_start_len` on (-1: none), with `top_logprobs_num` alternatives each.
+            stream: gives an iterator instead: a result with all text so far for each piece of
+                news; with several sequences, `index` says whose.
+
+        Returns:
+            A result, or a list in prompt order (choices of `n` > 1 side by side).
+
+        Raises:
+            RequestError: a value cannot be honoured, or the engine died.
+        """
+        options = AnswerOptions(return_logprob, logprob_start_len, top_logprobs_num)
+        jobs, is_list = self._jobs(prompt, input_ids, sampling_params, options)
+        if stream:
+            return self._stream(jobs)
+        results = self._run(jobs)
+        return results if is_list else results[0]
+
+    async def async_generate(self, *args: Any, stream: bool = False, **kwargs: Any) -> Any:
+        """`generate` for asyncio: awaits results, or returns an async iterator if `stream`."""
+        if not stream:
+            return await asyncio.to_thread(self.generate, *args, **kwargs)
+        return _iterate_in_thread(self.generate(*args, stream=True, **kwargs))
+
+    def flush_cache(self) -> None:
+        """Empties the prefix cache. Raises InternalServerError while sequences run."""
+        self._client.call("flush_cache")
+
+    def state(self) -> list[dict[str, Any]]:
+        """Sizes and figures of each copy of the model."""
+        return self._client.call("get_state")
+
+    def start_profile(self, folder: str) -> None:
+        """Records a torch profile; `stop_profile` writes a trace per rank into `folder`."""
+        self._client.call("start_profile", folder=folder)
+
+    def stop_profile(self) -> None:
+        """Ends the recording."""
+        self._client.call("stop_profile", timeout_s=300.0)
+
+    def shutdown(self) -> None:
+        """Ends the engine; what still runs ends with an error. May be called twice."""
+        self._client.close(drain=False)
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.shutdown()
+
+    def _jobs(
+        self,
+        prompt: str | Sequence[str] | None,
+        input_ids: Sequence[int] | Sequence[Sequence[int]] | None,
+        sampling_params: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None,
+        options: AnswerOptions,
+    ) -> tuple[list[Job], bool]:
+        """The sequences that a call asks for, and whether the answer is a list."""
+        prompts, is_list = self._prompts(prompt, input_ids)
+        params = sampling_params or {}
+        each = [params] * len(prompts) if isinstance(params, Mapping) else list(params)
+        if len(each) != len(prompts):
+            raise InvalidParameter(
+                f"sampling_params has {len(each)} entries for {len(prompts)} prompts",
+                "sampling_params",
+            )
+        jobs: list[Job] = []
+        for ids, fields in zip(prompts, each, strict=True):
+            sampling = self._sampling(fields)
+            for choice in range(sampling.n):
+                jobs.append(Job(len(jobs), ids, sampling, choice, options))
+        return jobs, is_list or len(jobs) > 1
+
+    def _prompts(
+        self,
+        prompt: str | Sequence[str] | None,
+        input_ids: Sequence[int] | Sequence[Sequence[int]] | None,
+    ) -> tuple[list[list[int]], bool]:
+        if (prompt is None) == (input_ids is None):
+            raise InvalidParameter("exactly one of prompt and input_ids must be given", "prompt")
+        if input_ids is not None:
+            is_list = len(input_ids) > 0 and not isinstance(input_ids[0], int)
+            lists: list[Any] = list(input_ids) if is_list else [input_ids]
+            return [list(ids) for ids in lists], is_list
+        if self.tokenizer is None:
+            raise InvalidParameter(
+                "prompt is text, but skip_tokenizer_init is set; give input_ids", "prompt"
+            )
+        texts = [prompt] if isinstance(prompt, str) else list(prompt or ())
+        return [self.tokenizer.encode(text) for text in texts], not isinstance(prompt, str)
+
+    def _sampling(self, fields: Mapping[str, Any]) -> Sampling:
+        try:
+            given = msgspec.convert(dict(fields), SamplingFields)
+        except msgspec.ValidationError as e:
+            raise InvalidParameter(f"sampling_params: {e}", "sampling_params") from e
+        sampling = check_sampling(given, self._limits)
+        if self.tokenizer is None and sampling.text.stop:
+            raise InvalidParameter("stop needs a tokenizer, but skip_tokenizer_init is set", "stop")
+        return sampling
+
+    def _start(self, job: Job, on_news: Callable[[Answer], None]) -> tuple[int, Answer]:
+        """Submits a sequence; `on_news` is called on the client's thread when it has grown."""
+        params = job.sampling.for_prompt(len(job.input_ids), self._limits)
+        params = msgspec.structs.replace(params, seed=job.sampling.seed_of(job.choice))
+        answer = Answer(self.tokenizer, job.sampling.text, job.input_ids, job.options)
+
+        def sink(event: Event) -> None:
+            if answer.is_done:
+                return  # ended by a stop string; the engine has learnt of it only now
+            answer.push(event.token, event.finish, event.cached_tokens, event.logprobs)
+            if event.error is not None:
+                answer.error = event.error
+            elif answer.is_done and event.finish == FinishReason.NONE:
+                self._client.abort(answer.seq_id)
+            on_news(answer)
+
+        seq_id = self._client.submit(
+            sink,
+            input_ids=array("i", job.input_ids).tobytes(),
+            sampling=params,
+            return_logprob=job.options.return_logprob,
+            logprob_start=job.options.prompt_start,
+            top_logprobs=job.options.top_k if job.options.return_logprob else 0,
+        )
+        answer.seq_id = seq_id
+        return seq_id, answer
+
+    def _run(self, jobs: list[Job]) -> list[Result]:
+        finished = threading.Semaphore(0)
+
+        def on_news(answer: Answer) -> None:
+            if answer.is_done:
+                finished.release()
+
+        started: list[tuple[int, Answer]] = []
+        try:
+            started.extend(self._start(job, on_news) for job in jobs)
+            for _ in jobs:
+                finished.acquire()
+        except BaseException:
+            for seq_id, _ in started:
+                self._client.abort(seq_id)
+            raise
+        return [_result(answer) for _, answer in started]
+
+    def _stream(self, jobs: list[Job]) -> Iterator[Result]:
+        news: queue.SimpleQueue[tuple[int, Result | Exception, bool]] = queue.SimpleQueue()
+
+        def announce(index: int) -> Callable[[Answer], None]:
+            def on_news(answer: Answer) -> None:
+                try:
+                    news.put((index, _result(answer), answer.is_done))
+                except InternalServerError as e:
+                    news.put((index, e, True))
+
+            return on_news
+
+        seq_ids: list[int] = []
+        num_running = len(jobs)
+        try:
+            seq_ids.extend(self._start(job, announce(job.index))[0] for job in jobs)
+            while num_running:
+                index, result, is_done = news.get()
+                num_running -= is_done
+                if isinstance(result, Exception):
+                    raise result
+                yield {**result, "index": index} if len(jobs) > 1 else result
+        finally:
+            if num_running:
+                for seq_id in seq_ids:
+                    self._client.abort(seq_id)
+
+
+def _result(answer: Answer) -> Result:
+    """The dict of /generate. Raises InternalServerError for a sequence that failed."""
+    if answer.error is not None:
+        raise InternalServerError(answer.error)
+    return answer.result()
+
+
+def _open_tokenizer(settings: Settings) -> tuple[Tokenizer | None, tuple[int, ...]]:
+    """The tokenizer, if one is wanted, and the ids that end a sequence."""
+    options = HubOptions(
+        revision=settings.revision,
+        download_dir=settings.download_dir,
+        use_modelscope=settings.use_modelscope,
+        with_code=settings.trust_remote_code,
+    )
+    if settings.skip_tokenizer_init:
+        source = resolve_model(settings.model_path, options, with_weights=False)
+        return None, model_eos_ids(source)
+    source = resolve_model(settings.tokenizer_source, options, with_weights=False)
+    tokenizer = load_tokenizer(
+        source, mode=settings.tokenizer_mode, trust_remote_code=settings.trust_remote_code
+    )
+    return tokenizer, tokenizer.eos_ids
+
+
+async def _iterate_in_thread(results: Iterator[T]) -> AsyncIterator[T]:
+    """A blocking iterator's items without blocking the loop; closes it when left early."""
+    end = object()
+    try:
+        while True:
+            item = await asyncio.to_thread(next, results, end)
+            if item is end:
+                return
+            yield item  # type: ignore[misc]
+    finally:
+        close = getattr(results, "close", None)
+        if close is not None:
+            close()
