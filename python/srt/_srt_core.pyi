@@ -215,3 +215,89 @@ class Scheduler:
 # ---- kernels ----
 
 def __getattr__(name: str) -> Any: ...
+
+# ---- CPU kernels (bind_cpu.cc); arguments as in `srt.ops` ----
+
+def cpu_isa() -> str: ...
+def cpu_rms_norm(
+    x: Tensor,
+    weight: Tensor,
+    eps: float,
+    weight_offset: float,
+    residual: Tensor | None,
+    out: Tensor,
+) -> None: ...
+def cpu_layer_norm(
+    x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, out: Tensor
+) -> None: ...
+def cpu_gated(x: Tensor, act: str, out: Tensor) -> None: ...
+def cpu_rotary(
+    q: Tensor, k: Tensor, positions: Tensor, cos_sin: Tensor, interleaved: bool
+) -> None: ...
+def cpu_store_kv(
+    k: Tensor,
+    v: Tensor,
+    slots: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    kv_format: str,
+    k_scale: float,
+    v_scale: float,
+) -> None: ...
+def cpu_rotary_store_kv(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    positions: Tensor,
+    cos_sin: Tensor,
+    slots: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    interleaved: bool,
+    kv_format: str,
+    k_scale: float,
+    v_scale: float,
+) -> None: ...
+def cpu_paged_attention(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    rows: Tensor,
+    q_indptr: Tensor,
+    seq_lens: Tensor,
+    page_table: Tensor,
+    scale: float,
+    window_left: int,
+    softcap: float,
+    causal: bool,
+    kv_format: str,
+    k_scale: float,
+    v_scale: float,
+    out: Tensor,
+) -> None: ...
+def cpu_linear(x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor) -> None: ...
+def cpu_prepare_step(
+    message: Tensor,
+    page_table: Tensor,
+    last_tokens: Tensor,
+    slot_tokens: Tensor,
+    buffers: tuple[Tensor, ...],
+    padded_seqs: int,
+    padded_tokens: int,
+) -> None: ...
+def cpu_sample(
+    logits: Tensor,
+    message: Tensor,
+    sampling: Tensor,
+    sample_rows: Tensor,
+    rows: Tensor,
+    seq_lens: Tensor,
+    prompt_lens: Tensor,
+    page_table: Tensor,
+    slot_tokens: Tensor,
+    last_tokens: Tensor,
+    page_size: int,
+    bitmask: Tensor | None,
+    tokens: Tensor,
+) -> None: ...
+def cpu_token_logprobs(logits: Tensor, tokens: Tensor, out: Tensor) -> None: ...

@@ -82,6 +82,23 @@ class StepBuffers:
     sampling: Tensor
     sample_rows: Tensor
 
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The fields in their order, as the bindings take them."""
+        return (
+            self.token_ids,
+            self.positions,
+            self.slots,
+            self.token_seq,
+            self.rows,
+            self.seq_lens,
+            self.prompt_lens,
+            self.q_indptr,
+            self.logit_idx,
+            self.logit_targets,
+            self.sampling,
+            self.sample_rows,
+        )
+
     @classmethod
     def allocate(
         cls, max_tokens: int, max_seqs: int, max_logits: int, device: torch.device

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+from srt.core import native
 from srt.ops import reference
 
 
 def silu_and_mul(x: Tensor) -> Tensor:
     """`silu(x[:, :I]) * x[:, I:]`: [T, 2I] -> [T, I]. On CUDA: the torch reference."""
-    return reference.silu_and_mul(x)
+    return reference.silu_and_mul(x) if x.is_cuda else _gated(x, "silu")
 
 
 def gelu_and_mul(x: Tensor, *, tanh: bool) -> Tensor:
@@ -19,9 +21,17 @@ def gelu_and_mul(x: Tensor, *, tanh: bool) -> Tensor:
         x: [T, 2I], the last dimension contiguous.
         tanh: the tanh approximation instead of erf.
     """
-    return reference.gelu_and_mul(x, tanh=tanh)
+    if x.is_cuda:
+        return reference.gelu_and_mul(x, tanh=tanh)
+    return _gated(x, "gelu_tanh" if tanh else "gelu")
+
+
+def _gated(x: Tensor, act: str) -> Tensor:
+    out = torch.empty((x.shape[0], x.shape[1] // 2), dtype=x.dtype)
+    native.cpu_gated(x, act, out)
+    return out
 
 
 def softcap(x: Tensor, cap: float) -> Tensor:
-    """`cap * tanh(x / cap)`, in place; returns x. Any shape."""
+    """`cap * tanh(x / cap)`, in place; returns x. Any shape; torch on every device."""
     return reference.softcap(x, cap)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from srt.batch import ForwardBatch
+from srt.core import native
 from srt.ops import reference
 
 
@@ -43,6 +45,29 @@ def paged_attention(  # noqa: PLR0913
     Returns:
         [T, Hq, Dv], q.dtype.
     """
+    if out is None:
+        out = torch.empty(
+            (q.shape[0], q.shape[1], v_cache.shape[3]), dtype=q.dtype, device=q.device
+        )
+    if not q.is_cuda:
+        native.cpu_paged_attention(
+            q,
+            k_cache,
+            v_cache,
+            batch.rows,
+            batch.q_indptr,
+            batch.seq_lens,
+            batch.page_table,
+            scale,
+            window_left,
+            softcap,
+            causal,
+            kv_format,
+            k_scale,
+            v_scale,
+            out,
+        )
+        return out
     return reference.paged_attention(
         q,
         k_cache,

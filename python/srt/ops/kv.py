@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from srt.core import native
 from srt.ops import reference
 
 
@@ -20,7 +21,10 @@ def rotary(
             Dimensions from rotary_dim on stay as they are.
         interleaved: pairs are (0, 1), (2, 3), … (GPT-J) instead of halves (NeoX).
     """
-    reference.rotary(q, k, positions, cos_sin, interleaved=interleaved)
+    if q.is_cuda:
+        reference.rotary(q, k, positions, cos_sin, interleaved=interleaved)
+    else:
+        native.cpu_rotary(q, k, positions, cos_sin, interleaved)
 
 
 def store_kv(
@@ -43,9 +47,12 @@ def store_kv(
         kv_format: "" where the cache has k's dtype; "fp8_e5m2" or "fp8_e4m3" for uint8 caches.
         k_scale, v_scale: fp8 only: `stored = x / scale`, saturating.
     """
-    reference.store_kv(
-        k, v, slots, k_cache, v_cache, kv_format=kv_format, k_scale=k_scale, v_scale=v_scale
-    )
+    if k.is_cuda:
+        reference.store_kv(
+            k, v, slots, k_cache, v_cache, kv_format=kv_format, k_scale=k_scale, v_scale=v_scale
+        )
+    else:
+        native.cpu_store_kv(k, v, slots, k_cache, v_cache, kv_format, k_scale, v_scale)
 
 
 def rotary_store_kv(  # noqa: PLR0913
@@ -68,7 +75,23 @@ def rotary_store_kv(  # noqa: PLR0913
     What k and v hold afterwards is unspecified. Arguments as in `rotary` and `store_kv`.
     On CUDA: the torch reference.
     """
-    reference.rotary(q, k, positions, cos_sin, interleaved=interleaved)
-    reference.store_kv(
-        k, v, slots, k_cache, v_cache, kv_format=kv_format, k_scale=k_scale, v_scale=v_scale
+    if q.is_cuda:
+        reference.rotary(q, k, positions, cos_sin, interleaved=interleaved)
+        reference.store_kv(
+            k, v, slots, k_cache, v_cache, kv_format=kv_format, k_scale=k_scale, v_scale=v_scale
+        )
+        return
+    native.cpu_rotary_store_kv(
+        q,
+        k,
+        v,
+        positions,
+        cos_sin,
+        slots,
+        k_cache,
+        v_cache,
+        interleaved,
+        kv_format,
+        k_scale,
+        v_scale,
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+from srt.core import native
 from srt.ops import reference
 
 
@@ -17,13 +19,18 @@ def rms_norm(
     (HF Gemma, offset 1). On CUDA this is the torch reference.
 
     Args:
-        x: [..., H]; the last dimension is contiguous, leading ones fold into rows of one stride.
+        x: [T, H] or [T, heads, H], may be strided (last dimension contiguous).
         weight: [H], x.dtype.
         eps: added to the mean square.
         weight_offset: added to every weight.
-        out: [..., H] contiguous, x.dtype; may be x itself. None: a new tensor.
+        out: x's shape and dtype; may be x itself. None: a new tensor.
     """
-    return reference.rms_norm(x, weight, eps, weight_offset=weight_offset, out=out)
+    if x.is_cuda:
+        return reference.rms_norm(x, weight, eps, weight_offset=weight_offset, out=out)
+    if out is None:
+        out = torch.empty(x.shape, dtype=x.dtype)
+    native.cpu_rms_norm(x, weight, eps, weight_offset, None, out)
+    return out
 
 
 def add_rms_norm(
@@ -33,9 +40,17 @@ def add_rms_norm(
 
     x, residual: [T, H] contiguous, one dtype. Returns a new [T, H]. On CUDA: the torch reference.
     """
-    return reference.add_rms_norm(x, residual, weight, eps, weight_offset=weight_offset)
+    if x.is_cuda:
+        return reference.add_rms_norm(x, residual, weight, eps, weight_offset=weight_offset)
+    out = torch.empty_like(residual)
+    native.cpu_rms_norm(x, weight, eps, weight_offset, residual, out)
+    return out
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
-    """LayerNorm over the last dimension, float32 inside, [..., H]. On CUDA: the torch reference."""
-    return reference.layer_norm(x, weight, bias, eps)
+    """LayerNorm of each row of x [T, H], float32 inside. On CUDA: the torch reference."""
+    if x.is_cuda:
+        return reference.layer_norm(x, weight, bias, eps)
+    out = torch.empty(x.shape, dtype=x.dtype)
+    native.cpu_layer_norm(x, weight, bias, eps, out)
+    return out

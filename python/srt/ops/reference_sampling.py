@@ -93,6 +93,7 @@ def penalize(
     repetition: float,
 ) -> Tensor:
     """Repetition over `history`, frequency and presence over `output` (its tail); x [V] float32."""
+    history, output = (ids[(ids >= 0) & (ids < x.shape[0])] for ids in (history, output))
     seen = torch.zeros_like(x, dtype=torch.bool).index_fill(0, history, True)
     repeated = torch.where(x > 0, x / repetition, x * repetition)
     x = torch.where(seen, repeated, x)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from srt.batch import StepBuffers
+from srt.core import native
 from srt.ops import reference_sampling as reference
 
 
@@ -44,6 +45,24 @@ def sample(  # noqa: PLR0913
     Returns:
         int32 [S].
     """
+    if not logits.is_cuda:
+        tokens = torch.empty(logits.shape[0], dtype=torch.int32)
+        native.cpu_sample(
+            logits,
+            message,
+            buffers.sampling,
+            buffers.sample_rows,
+            buffers.rows,
+            buffers.seq_lens,
+            buffers.prompt_lens,
+            page_table,
+            slot_tokens,
+            last_tokens,
+            page_size,
+            bitmask,
+            tokens,
+        )
+        return tokens
     return reference.sample(
         logits,
         message,
@@ -59,7 +78,11 @@ def sample(  # noqa: PLR0913
 
 def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
     """`log_softmax(logits)[i, tokens[i]]` of raw logits [S, V], tokens int32 [S]: float32 [S]."""
-    return reference.token_logprobs(logits, tokens)
+    if logits.is_cuda:
+        return reference.token_logprobs(logits, tokens)
+    out = torch.empty(logits.shape[0], dtype=torch.float32)
+    native.cpu_token_logprobs(logits, tokens, out)
+    return out
 
 
 def top_logprobs(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from srt.batch import StepBuffers
+from srt.core import native
 from srt.ops import reference
 
 
@@ -29,6 +30,17 @@ def prepare_step(
         padded_tokens: tokens in the buffers, padding included; at least
             num_tokens + padded_seqs - num_seqs.
     """
-    reference.prepare_step(
-        message, page_table, last_tokens, slot_tokens, buffers, padded_seqs, padded_tokens
+    if message.is_cuda:
+        reference.prepare_step(
+            message, page_table, last_tokens, slot_tokens, buffers, padded_seqs, padded_tokens
+        )
+        return
+    native.cpu_prepare_step(
+        message,
+        page_table,
+        last_tokens,
+        slot_tokens,
+        buffers.tensors(),
+        padded_seqs,
+        padded_tokens,
     )

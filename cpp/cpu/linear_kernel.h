@@ -1,0 +1,57 @@
+// The loops of linear.h, over a range of outputs.
+//
+// A panel of weight rows stays in the L2 cache while 4 rows of x at a time, in the L1 cache, meet
+// it. A dot product adds up in one order whatever block it belongs to, so a row's result does not
+// depend on the rows beside it.
+#pragma once
+
+#include "cpu/dispatch.h"
+#include "cpu/dot_block.h"
+#include "cpu/linear.h"
+
+namespace srt::cpu::SRT_ISA {
+
+constexpr int64_t kPanel = 24;  // a multiple of kBlockCols
+
+template <typename T>
+void linear_panel(const LinearParams& p, int64_t begin, int64_t cols) {
+  const T* w = static_cast<const T*>(p.w) + begin * p.w_stride;
+  const T* bias = static_cast<const T*>(p.bias);
+  float block[kBlockRows * kPanel];
+  for (int64_t m = 0; m < p.rows; m += kBlockRows) {
+    const int64_t rows = p.rows - m < kBlockRows ? p.rows - m : kBlockRows;
+    dot_matrix(p.x32 + m * p.x32_stride, p.x32_stride, rows, w, p.w_stride, cols, p.in, block,
+               kPanel);
+    for (int64_t i = 0; i < rows; ++i) {
+      T* y = static_cast<T*>(p.y) + (m + i) * p.out + begin;
+      for_lanes(cols, [&](int64_t j, int64_t n) {
+        const Vec shift = bias == nullptr ? splat(0.0F) : load_part(bias + begin + j, n);
+        store_part(y + j, load_part(block + i * kPanel + j, n) + shift, n);
+      });
+    }
+  }
+}
+
+inline void linear(const LinearParams& p, int64_t begin, int64_t end) {
+  with_type(p.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    for (int64_t n = begin; n < end; n += kPanel) {
+      linear_panel<T>(p, n, end - n < kPanel ? end - n : kPanel);
+    }
+  });
+}
+
+inline void to_float(DType dtype, const void* x, int64_t rows, int64_t cols, int64_t stride,
+                     float* out) {
+  with_type(dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    for (int64_t r = 0; r < rows; ++r) {
+      const T* in = static_cast<const T*>(x) + r * stride;
+      for_lanes(cols, [&](int64_t i, int64_t n) {
+        store_part(out + r * cols + i, load_part(in + i, n), n);
+      });
+    }
+  });
+}
+
+}  // namespace srt::cpu::SRT_ISA
