@@ -51,6 +51,8 @@ class MoeConfig:
     shared_gate: the shared expert's output is scaled by a sigmoid gate.
     renormalize: the chosen experts' weights are divided by their sum.
     layers: which layers are sparse, one flag a layer.
+    routed_scale: multiplies the routed experts' weights.
+    router_softcap: cap·tanh(x / cap) on the router's logits; 0: none.
     """
 
     num_experts: int
@@ -61,6 +63,7 @@ class MoeConfig:
     shared_size: int = 0
     shared_gate: bool = False
     routed_scale: float = 1.0
+    router_softcap: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +74,12 @@ class ModelConfig:
     activation: "silu", "gelu" (erf) or "gelu_tanh".  norm: "rms" or "layer" (LayerNorm).
     norm_offset: added to RMSNorm weights (Gemma: 1).  norm_bias: LayerNorm has a bias.
     windows: per layer, how many keys a query sees, itself included; 0: all.
+    parallel_residual: x + attn(norm(x)) + mlp(norm(x)), one norm a layer.
+    sandwich_norm: attention's and MLP's outputs are normed before they are added.
     qk_norm: "", "rms" (one weight for all heads) or "layer" (LayerNorm, a weight row per head).
     attn_scale: multiplies q·k.  attn_softcap, logit_softcap: cap·tanh(x / cap); 0: none.
     embed_scale, logit_scale: multiply the embeddings and the logits.
+    has_lm_head: False for embedding models.
     dtype: of the checkpoint's weights.  context_len: as configured, before `--context-length`.
     eos_token_ids: all of config.json and generation_config.json.
     default_sampling: generation_config.json's sampling fields, as information.
@@ -103,7 +109,9 @@ class ModelConfig:
     o_bias: bool = False
     mlp_bias: bool = False
     lm_head_bias: bool = False
+    has_lm_head: bool = True
     parallel_residual: bool = False
+    sandwich_norm: bool = False
     qk_norm: str = ""
     attn_softcap: float = 0.0
     logit_softcap: float = 0.0
@@ -116,8 +124,13 @@ class ModelConfig:
     quantization: JsonObject | None = None
 
 
-def read_rope(hf: HfConfig, head_dim: int, *, interleaved: bool = False) -> RopeConfig:
-    """The rope settings, spelled `rope_scaling` or, since transformers 5, `rope_parameters`."""
+def read_rope(
+    hf: HfConfig, head_dim: int, *, interleaved: bool = False, partial: float = 1.0
+) -> RopeConfig:
+    """The rope settings, spelled `rope_scaling` or, since transformers 5, `rope_parameters`.
+
+    partial: which share of a head rotates where the config does not say.
+    """
     top = hf.nested("rope_parameters") or hf.nested("rope_scaling") or HfConfig({}, hf.where)
     if nested := [k for k in ("full_attention", "sliding_attention") if top.nested(k)]:
         raise LoadError(
@@ -130,9 +143,8 @@ def read_rope(hf: HfConfig, head_dim: int, *, interleaved: bool = False) -> Rope
         raise LoadError(
             f"{top.where}: rope type {kind!r} is unknown; known: {', '.join(ROPE_KINDS)}"
         )
-    partial = top.number_or(None, "partial_rotary_factor")
-    if partial is None:
-        partial = hf.number("partial_rotary_factor", "rope_pct", default=1.0)
+    partial = hf.number("partial_rotary_factor", "rope_pct", default=partial)
+    partial = top.number("partial_rotary_factor", default=partial)
     trained_len = hf.integer("max_position_embeddings", "seq_length", default=2048)
     original = top.integer_or(None, "original_max_position_embeddings")
     if original is None:
@@ -287,7 +299,7 @@ def read_decoder(hf: HfConfig, **fields: Any) -> ModelConfig:
     rope = fields.pop("rope", None) or read_rope(hf, head_dim)
     values: dict[str, Any] = {
         "architecture": hf.strings("architectures")[0],
-        "vocab_size": hf.integer("vocab_size"),
+        "vocab_size": hf.integer("padded_vocab_size", "vocab_size"),
         "hidden_size": hidden,
         "num_layers": num_layers,
         "num_heads": num_heads,
@@ -305,7 +317,7 @@ def read_decoder(hf: HfConfig, **fields: Any) -> ModelConfig:
     if "norm_eps" not in fields:
         values["norm_eps"] = hf.number("rms_norm_eps", default=1e-6)
     if "intermediate_size" not in fields:
-        values["intermediate_size"] = hf.integer("intermediate_size")
+        values["intermediate_size"] = hf.integer("intermediate_size", "n_inner")
     if "activation" not in fields:
         values["activation"] = read_activation(hf)
     config = ModelConfig(**(values | fields))

@@ -34,6 +34,43 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {  # architecture → HF confi
     "Phi3ForCausalLM": ("Phi3Config", {"sliding_window": 32}),
     "Qwen2ForCausalLM": ("Qwen2Config", {"tie_word_embeddings": True}),
     "Qwen3ForCausalLM": ("Qwen3Config", {"head_dim": 24}),
+    "GemmaForCausalLM": ("GemmaConfig", {"head_dim": 32, "tie_word_embeddings": True}),
+    "Gemma2ForCausalLM": (
+        "Gemma2Config",
+        {
+            "head_dim": 32,
+            "tie_word_embeddings": True,
+            "sliding_window": 16,
+            "query_pre_attn_scalar": 24,
+            "attn_logit_softcapping": 5.0,
+            "final_logit_softcapping": 30.0,
+            "attn_implementation": "eager",
+        },
+    ),
+    "MixtralForCausalLM": ("MixtralConfig", {"num_local_experts": 4}),
+    "Qwen2MoeForCausalLM": (
+        "Qwen2MoeConfig",
+        {
+            "num_experts": 6,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 24,
+            "shared_expert_intermediate_size": 48,
+            "mlp_only_layers": [1],
+        },
+    ),
+    "Qwen3MoeForCausalLM": (
+        "Qwen3MoeConfig",
+        {
+            "num_experts": 6,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "norm_topk_prob": True,
+            "head_dim": 24,
+        },
+    ),
+    "CohereForCausalLM": ("CohereConfig", {"tie_word_embeddings": True, "logit_scale": 0.25}),
+    "StableLmForCausalLM": ("StableLmConfig", {"use_qkv_bias": True}),
+    "GlmForCausalLM": ("GlmConfig", {"head_dim": 16, "attention_bias": True}),
 }
 
 

@@ -46,6 +46,10 @@ class Runner:
 
     def step(self, chunks: dict[int, list[int]]) -> Tensor:
         """Runs row → next tokens in one batch. Returns the logits of every token, [T, vocab]."""
+        return self.model.compute_logits(self.hidden(chunks))
+
+    def hidden(self, chunks: dict[int, list[int]]) -> Tensor:
+        """The same, but hidden states, [T, hidden]. `order` is then the rows as they were run."""
         rows = sorted(chunks, key=lambda row: len(chunks[row]) > 1)  # decodes come first
         positions, slots, seq_lens, indptr = [], [], [], [0]
         for row in rows:
@@ -59,7 +63,8 @@ class Runner:
             indptr.append(len(positions))
             self.lens[row] = end
         num_tokens = len(positions)
-        hidden = self.model(
+        self.order = rows
+        hidden: Tensor = self.model(
             ForwardBatch(
                 num_tokens=num_tokens,
                 num_seqs=len(rows),
@@ -77,8 +82,7 @@ class Runner:
                 kv=self.kv,
             )
         )
-        self.order = rows
-        return self.model.compute_logits(hidden)
+        return hidden
 
     @torch.inference_mode()
     def logits(self, tokens: list[int], row: int = 0, chunk: int | None = None) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from models.renamed import MAKERS
 from models.runner import load, random_tokens, relative_error
 from srt.families import READERS
 from srt.models.registry import MODELS
@@ -48,6 +49,9 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
         "Qwen2ForCausalLM",
         {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1},
     ),
+    ("CohereForCausalLM", {"use_qk_norm": True}),
+    ("StableLmForCausalLM", {"qk_layernorm": True, "use_parallel_residual": True}),
+    ("StableLmForCausalLM", {"rope_parameters": {"partial_rotary_factor": 0.5, "rope_theta": 1e4}}),
     ("Phi3ForCausalLM", {"original_max_position_embeddings": 64, "rope_parameters": LONG_ROPE}),
 ]
 
@@ -81,6 +85,31 @@ def test_greedy_tokens_match_transformers(tmp_path: Path, family: str) -> None:
             ids, attention_mask=mask, max_new_tokens=64, do_sample=False, eos_token_id=-1
         )
         assert tokens == ref[0, len(prompt) :].tolist()
+
+
+@pytest.mark.parametrize("family", MAKERS)
+def test_families_without_a_transformers_class(tmp_path: Path, family: str) -> None:
+    """Their own names and packing give the logits of the relative that they were made from."""
+    relative = MAKERS[family](tmp_path)
+    tokens = random_tokens(40)
+    with torch.no_grad():
+        ref = relative(torch.tensor([tokens])).logits[0]
+    assert relative_error(load(tmp_path).logits(tokens, chunk=7), ref) < 1e-4
+
+
+def test_embedding_model_has_no_head(tmp_path: Path) -> None:
+    """MistralModel: keys without a prefix; hidden states of the last layer, after the norm."""
+    hf: Any = write_tiny(tmp_path / "hf", "MistralForCausalLM")
+    hf.model.config.architectures = ["MistralModel"]
+    hf.model.save_pretrained(tmp_path / "embedder")
+    runner = load(tmp_path / "embedder")
+    tokens = random_tokens(30)
+    with torch.no_grad():
+        ref = hf.model(torch.tensor([tokens])).last_hidden_state[0]
+    with torch.inference_mode():
+        assert relative_error(runner.hidden({0: tokens}), ref) < 1e-4
+    with pytest.raises(ValueError, match="MistralModel has no lm_head"):
+        runner.model.compute_logits(ref)
 
 
 def test_every_reader_has_a_model() -> None:

@@ -22,6 +22,10 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("Phi3ForCausalLM", {"vocab_size": 329}),  # fused in the checkpoint; vocabulary padded
     ("Qwen2ForCausalLM", {"tie_word_embeddings": True}),
     ("Qwen3ForCausalLM", {}),
+    ("Gemma2ForCausalLM", {}),
+    ("Qwen2MoeForCausalLM", {}),
+    ("CohereForCausalLM", {"use_qk_norm": True}),
+    ("StableLmForCausalLM", {"qk_layernorm": True, "num_key_value_heads": 1}),
 ]
 
 

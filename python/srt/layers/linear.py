@@ -97,17 +97,31 @@ class QkvLinear(ColumnParallel):
 
 
 class RowParallel(nn.Module):
-    """y = Σ over ranks of x Wᵀ, plus b: each rank holds its share of the input features."""
+    """y = Σ over ranks of x Wᵀ, plus b: each rank holds its share of the input features.
 
-    def __init__(self, in_size: int, out_size: int, build: Build, *, bias: bool = False) -> None:
+    reduce=False leaves the sum over ranks to the caller, who may have more to add first.
+    """
+
+    def __init__(
+        self,
+        in_size: int,
+        out_size: int,
+        build: Build,
+        *,
+        bias: bool = False,
+        reduce: bool = True,
+    ) -> None:
         super().__init__()
+        if bias and not reduce:
+            raise ValueError("a bias is added after the sum over ranks")
         self.tp = build.tp
+        self.reduce = reduce
         self.weight = build.empty(out_size, even_share(in_size, build.tp, "input size"))
         self.bias = build.empty(out_size) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """[num_tokens, this rank's in] → [num_tokens, out], the same on every rank."""
-        if self.tp.size == 1:
+        """[num_tokens, this rank's in] → [num_tokens, out], the same on every rank if reduced."""
+        if self.tp.size == 1 or not self.reduce:
             return ops.linear(x, self.weight, self.bias)
         y = self.tp.all_reduce(ops.linear(x, self.weight))
         return y if self.bias is None else y + self.bias

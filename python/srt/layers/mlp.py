@@ -19,14 +19,21 @@ ACT_AND_MUL: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class GatedMlp(nn.Module):
-    """gate and up are one GEMM. `activation` is a key of ACT_AND_MUL."""
+    """gate and up are one GEMM. `activation`: a key of ACT_AND_MUL. `reduce`: see RowParallel."""
 
     def __init__(
-        self, hidden_size: int, size: int, activation: str, build: Build, *, bias: bool = False
+        self,
+        hidden_size: int,
+        size: int,
+        activation: str,
+        build: Build,
+        *,
+        bias: bool = False,
+        reduce: bool = True,
     ) -> None:
         super().__init__()
         self.gate_up = MergedColumn(hidden_size, size, ("gate", "up"), build, bias=bias)
-        self.down = RowParallel(size, hidden_size, build, bias=bias)
+        self.down = RowParallel(size, hidden_size, build, bias=bias, reduce=reduce)
         self.act_and_mul = ACT_AND_MUL[activation]
 
     def forward(self, x: Tensor) -> Tensor:

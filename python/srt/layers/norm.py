@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from srt import ops
 from srt.layers.build import Build
+from srt.weights.table import Part
 
 
 class RmsNorm(nn.Module):
@@ -42,6 +44,25 @@ class LayerNorm(nn.Module):
     def add(self, x: Tensor, residual: Tensor) -> Tensor:
         """Adds x to `residual` in place and returns the sum's norm."""
         return ops.layer_norm(residual.add_(x), self.weight, self.bias, self.eps)
+
+
+class HeadLayerNorm(nn.Module):
+    """LayerNorm of each head by itself, with a weight row of its own and no bias.
+
+    Args:
+        part: which of the model's heads this rank holds, in heads.
+    """
+
+    def __init__(self, part: Part, head_dim: int, eps: float, build: Build) -> None:
+        super().__init__()
+        self.eps = eps
+        self.parts = {"": part}
+        self.weight = build.empty(part.size, head_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[num_tokens, heads, head_dim] → the same, float32 inside."""
+        normed = F.layer_norm(x.float(), (x.shape[-1],), eps=self.eps)
+        return (normed * self.weight.float()).to(x.dtype)
 
 
 Norm = RmsNorm | LayerNorm

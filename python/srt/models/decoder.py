@@ -40,13 +40,11 @@ class Decoder(nn.Module, ABC):
         self.config = config
         self.embed = VocabParallelEmbedding(config.vocab_size, config.hidden_size, build)
         self.norm = make_norm(config, build)
-        self.lm_head = LmHead(
-            config.vocab_size,
-            config.hidden_size,
-            build,
-            bias=config.lm_head_bias,
-            tied=self.embed if config.tie_word_embeddings else None,
-        )
+        self.lm_head: LmHead | None = None
+        if config.has_lm_head:
+            tied = self.embed if config.tie_word_embeddings else None
+            sizes = (config.vocab_size, config.hidden_size)
+            self.lm_head = LmHead(*sizes, build, bias=config.lm_head_bias, tied=tied)
         # HF rounds the factor to the model's dtype before it multiplies (Gemma: sqrt(hidden)).
         self.embed_scale = torch.tensor(config.embed_scale, dtype=build.dtype).item()
 
@@ -67,7 +65,12 @@ class Decoder(nn.Module, ABC):
         """
 
     def compute_logits(self, hidden: Tensor) -> Tensor:
-        """[L, hidden], rows of what `forward` returned → [L, vocab_size] in the model's dtype."""
+        """[L, hidden], rows of what `forward` returned → [L, vocab_size] in the model's dtype.
+
+        Raises ValueError for an embedding model.
+        """
+        if self.lm_head is None:
+            raise ValueError(f"{self.config.architecture} has no lm_head")
         logits: Tensor = self.lm_head(hidden)
         if self.config.logit_scale != 1.0:
             logits = logits * self.config.logit_scale

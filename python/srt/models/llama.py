@@ -9,11 +9,12 @@ from srt.layers.attention import Attention, AttentionSpec
 from srt.layers.build import Build
 from srt.layers.linear import QkvLinear, RowParallel
 from srt.layers.mlp import GatedMlp
-from srt.layers.norm import RmsNorm
+from srt.layers.moe import MoeMlp
+from srt.layers.norm import HeadLayerNorm, RmsNorm
 from srt.layers.rope import cos_sin_table
 from srt.model_config import ModelConfig
 from srt.models.decoder import Decoder, KvSpec, make_norm
-from srt.weights.table import Rule, Split
+from srt.weights.table import Part, Rule, Split
 
 
 class LlamaAttention(nn.Module):
@@ -28,10 +29,8 @@ class LlamaAttention(nn.Module):
         )
         self.o = RowParallel(size, config.hidden_size, build, bias=config.o_bias)
         self.head_dim = config.head_dim
-        self.q_norm = self.k_norm = None
-        if config.qk_norm == "rms":
-            self.q_norm = RmsNorm(config.head_dim, config.norm_eps, build)
-            self.k_norm = RmsNorm(config.head_dim, config.norm_eps, build)
+        self.q_norm = head_norm(config, self.qkv.parts["q"], build)
+        self.k_norm = head_norm(config, self.qkv.parts["k"], build)
         self.attend = Attention(attention_spec(config, layer_idx, self.qkv), cos_sin)
 
     def forward(self, x: Tensor, batch: ForwardBatch) -> Tensor:
@@ -53,13 +52,7 @@ class LlamaLayer(nn.Module):
         self.attn_norm = make_norm(config, build)
         self.attn = LlamaAttention(config, layer_idx, cos_sin, build)
         self.mlp_norm = make_norm(config, build)
-        self.mlp = GatedMlp(
-            config.hidden_size,
-            config.intermediate_size,
-            config.activation,
-            build,
-            bias=config.mlp_bias,
-        )
+        self.mlp = make_mlp(config, layer_idx, build)
 
     def forward(
         self, x: Tensor, residual: Tensor | None, batch: ForwardBatch
@@ -73,16 +66,59 @@ class LlamaLayer(nn.Module):
         return self.mlp(x), residual
 
 
-class Llama(Decoder):
-    """See the module's sentence; `layer_type` is what sub-families replace."""
+class ParallelLayer(nn.Module):
+    """x + attn(norm(x)) + mlp(norm(x)), with one norm. Shapes: [T, hidden]."""
 
-    layer_type: type[nn.Module] = LlamaLayer
+    def __init__(self, config: ModelConfig, layer_idx: int, cos_sin: Tensor, build: Build) -> None:
+        super().__init__()
+        self.attn_norm = make_norm(config, build)
+        self.attn = LlamaAttention(config, layer_idx, cos_sin, build)
+        self.mlp = make_mlp(config, layer_idx, build)
+
+    def forward(
+        self, x: Tensor, residual: Tensor | None, batch: ForwardBatch
+    ) -> tuple[Tensor, Tensor]:
+        """Takes and returns what is still to be added, and the stream it is added to."""
+        if residual is None:
+            x, residual = self.attn_norm(x), x
+        else:
+            x = self.attn_norm.add(x, residual)
+        return self.attn(x, batch) + self.mlp(x), residual
+
+
+class SandwichLayer(nn.Module):
+    """Norms before and after attention and MLP: x + norm(attn(norm(x))). Shapes: [T, hidden]."""
+
+    def __init__(self, config: ModelConfig, layer_idx: int, cos_sin: Tensor, build: Build) -> None:
+        super().__init__()
+        self.attn_norm = make_norm(config, build)
+        self.attn = LlamaAttention(config, layer_idx, cos_sin, build)
+        self.post_attn_norm = make_norm(config, build)
+        self.mlp_norm = make_norm(config, build)
+        self.mlp = make_mlp(config, layer_idx, build)
+        self.post_mlp_norm = make_norm(config, build)
+
+    def forward(
+        self, x: Tensor, residual: Tensor | None, batch: ForwardBatch
+    ) -> tuple[Tensor, Tensor]:
+        """Takes and returns what is still to be added, and the stream it is added to."""
+        if residual is None:
+            x, residual = self.attn_norm(x), x
+        else:
+            x = self.attn_norm.add(x, residual)
+        x = self.mlp_norm.add(self.post_attn_norm(self.attn(x, batch)), residual)
+        return self.post_mlp_norm(self.mlp(x)), residual
+
+
+class Llama(Decoder):
+    """A decoder whose layers are of the kind that the config says, and whose names are Llama's."""
 
     def __init__(self, config: ModelConfig, build: Build) -> None:
         super().__init__(config, build)
         cos_sin = cos_sin_table(config.rope, config.context_len, build.device)
+        layer_type = layer_class(config)
         self.layers = nn.ModuleList(
-            self.layer_type(config, i, cos_sin, build) for i in range(config.num_layers)
+            layer_type(config, i, cos_sin, build) for i in range(config.num_layers)
         )
         self.kv_spec = kv_spec(config, build)
 
@@ -97,6 +133,31 @@ class Llama(Decoder):
     def weights(self) -> tuple[Rule, ...]:
         """See WEIGHTS."""
         return WEIGHTS + head_rules(self.config)
+
+
+def layer_class(config: ModelConfig) -> type[LlamaLayer | ParallelLayer | SandwichLayer]:
+    """How a layer adds attention and MLP to its input."""
+    if config.parallel_residual:
+        return ParallelLayer
+    return SandwichLayer if config.sandwich_norm else LlamaLayer
+
+
+def head_norm(config: ModelConfig, part: Part, build: Build) -> RmsNorm | HeadLayerNorm | None:
+    """The norm on each head of q or k, if the family has one. `part` is q's or k's rows."""
+    if not config.qk_norm:
+        return None
+    if config.qk_norm == "rms":
+        return RmsNorm(config.head_dim, config.norm_eps, build)
+    full, start, size = (n // config.head_dim for n in (part.full, part.start, part.size))
+    return HeadLayerNorm(Part(full, start, size, 0), config.head_dim, config.norm_eps, build)
+
+
+def make_mlp(config: ModelConfig, layer_idx: int, build: Build) -> GatedMlp | MoeMlp:
+    """Experts in the layers that are sparse, the gated MLP elsewhere."""
+    if config.moe is not None and config.moe.layers[layer_idx]:
+        return MoeMlp(config, build)
+    size, activation = config.intermediate_size, config.activation
+    return GatedMlp(config.hidden_size, size, activation, build, bias=config.mlp_bias)
 
 
 def attention_spec(config: ModelConfig, layer_idx: int, qkv: QkvLinear) -> AttentionSpec:

@@ -7,16 +7,38 @@ import torch
 from srt.errors import LoadError
 from srt.layers.build import Build
 from srt.model_config import ModelConfig
+from srt.models.cohere import Cohere, StableLm
 from srt.models.decoder import Decoder
+from srt.models.gemma import Gemma2
 from srt.models.llama import Llama
+from srt.models.moe import DeepseekMoe, Mixtral, QwenMoe
+from srt.models.renamed import ChatGlm, Exaone, Headless, InternLm2, Qwen
 from srt.parallel import TensorParallel
 
 MODELS: dict[str, type[Decoder]] = {
+    "ChatGLMForConditionalGeneration": ChatGlm,
+    "ChatGLMModel": ChatGlm,
+    "CohereForCausalLM": Cohere,
+    "DeepseekForCausalLM": DeepseekMoe,
+    "ExaoneForCausalLM": Exaone,
+    "Gemma2ForCausalLM": Gemma2,
+    "GemmaForCausalLM": Llama,
+    "GlmForCausalLM": Llama,
+    "InternLM2ForCausalLM": InternLm2,
+    "LlamaEmbeddingModel": Headless,
     "LlamaForCausalLM": Llama,
+    "LlamaModel": Headless,
     "MistralForCausalLM": Llama,
+    "MistralModel": Headless,
+    "MixtralForCausalLM": Mixtral,
     "Phi3ForCausalLM": Llama,
+    "QWenLMHeadModel": Qwen,
     "Qwen2ForCausalLM": Llama,
+    "Qwen2Model": Headless,
+    "Qwen2MoeForCausalLM": QwenMoe,
     "Qwen3ForCausalLM": Llama,
+    "Qwen3MoeForCausalLM": QwenMoe,
+    "StableLmForCausalLM": StableLm,
 }
 
 

@@ -72,6 +72,8 @@ class Filler:
             )
         if match.rule.convert is not None:
             tensor = _converted(tensor, match.rule)
+        if self._is_elsewhere(match):
+            return
         names = match.rule.parts or ("",)
         for part_name in names:
             self._count(match, part_name, tensor)
@@ -101,22 +103,37 @@ class Filler:
     def _copy(self, match: Match, part_name: str, tensor: StoredTensor) -> None:
         target = str(match.target)
         dest = self.params[target].data
-        if match.index is not None:
-            if match.index >= dest.shape[0]:
-                raise LoadError(f"{tensor}: {target} holds {dest.shape[0]} entries")
-            dest = dest[match.index]
         parts = self.parts[target]
+        if match.index is not None:
+            dest = dest[self._local_index(match, dest.shape[0], tensor)]
         cut, dest, expected = self._plan(match.rule, part_name, parts, dest)
         if tensor.shape != expected:
             raise LoadError(f"{tensor} must have the shape {list(expected)} to fill {target}")
         _assign(dest, tensor.read(cut), tensor)
+
+    def _is_elsewhere(self, match: Match) -> bool:
+        """Whether a stacked entry belongs to another rank."""
+        if match.rule.split is not Split.INDEX or match.index is None:
+            return False
+        part = self.parts[str(match.target)][""]
+        mine = part.start <= match.index < part.start + part.size
+        return not mine and match.index < part.full
+
+    def _local_index(self, match: Match, num_entries: int, tensor: StoredTensor) -> int:
+        """Where a stacked entry lies in this rank's parameter."""
+        index = int(match.index or 0)
+        if match.rule.split is Split.INDEX:
+            index -= self.parts[str(match.target)][""].start
+        if index >= num_entries:
+            raise LoadError(f"{tensor} is one too many: {match.target} holds {num_entries} entries")
+        return index
 
     def _plan(
         self, rule: Rule, part_name: str, parts: dict[str, Part], dest: Tensor
     ) -> tuple[Slice | None, Tensor, tuple[int, ...]]:
         """Which slice of the stored tensor, where it goes, and the shape the whole must have."""
         shape = tuple(dest.shape)
-        if rule.split is Split.NONE:
+        if rule.split in (Split.NONE, Split.INDEX):
             return None, dest, shape
         if rule.split is Split.ROW:
             size = shape[-1]

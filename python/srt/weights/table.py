@@ -40,6 +40,7 @@ class Split(Enum):
     COLUMN = "column"  # along dim 0: output features; fused parameters cut each part by itself
     ROW = "row"  # along the last dim: input features
     VOCAB = "vocab"  # along dim 0; rows beyond the vocabulary are zero
+    INDEX = "index"  # stacked entries are dealt out whole
 
 
 @dataclass(frozen=True)

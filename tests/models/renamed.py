@@ -1,0 +1,184 @@
+"""Tiny checkpoints of families without a transformers class, made from a relative that has one.
+
+Each maker writes the family's own names, packing and config keys, and returns the relative: the
+mathematics must be the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from srt.tiny import BASE, make_hf_model
+
+State = dict[str, Tensor]
+HEAD_DIM, HEADS, KV_HEADS = 16, 4, 2
+
+
+def write(folder: Path, config: dict[str, Any], state: State) -> None:
+    contiguous = {name: value.clone().contiguous() for name, value in state.items()}
+    save_file(contiguous, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"torch_dtype": "float32", **config}))
+
+
+def rename(state: State, names: dict[str, str]) -> State:
+    """Every name with the given pieces replaced, longest first."""
+    out = {}
+    for name, value in state.items():
+        for old in sorted(names, key=len, reverse=True):
+            name = name.replace(old, names[old])
+        out[name] = value
+    return out
+
+
+def pop(state: State, prefix: str, *names: str) -> list[Tensor]:
+    return [state.pop(f"{prefix}.{name}") for name in names]
+
+
+def exaone(folder: Path) -> Any:
+    model: Any = make_hf_model("LlamaForCausalLM")
+    names = {
+        "model.embed_tokens": "transformer.wte",
+        "model.norm": "transformer.ln_f",
+        "model.layers": "transformer.h",
+        "self_attn": "attn.attention",
+        "o_proj": "out_proj",
+        "gate_proj": "c_fc_0",
+        "up_proj": "c_fc_1",
+        "down_proj": "c_proj",
+        "input_layernorm": "ln_1",
+        "post_attention_layernorm": "ln_2",
+    }
+    config = {**BASE, "architectures": ["ExaoneForCausalLM"], "layer_norm_epsilon": 1e-6}
+    config |= {"num_layers": config.pop("num_hidden_layers"), "activation_function": "silu"}
+    write(folder, config, rename(model.state_dict(), names))
+    return model
+
+
+def internlm2(folder: Path) -> Any:
+    model: Any = make_hf_model("LlamaForCausalLM", attention_bias=True)
+    state = dict(model.state_dict())
+    for i in range(BASE["num_hidden_layers"]):
+        attn = f"model.layers.{i}.self_attn"
+        for kind in ("weight", "bias"):
+            q, k, v = pop(state, attn, *(f"{x}_proj.{kind}" for x in "qkv"))
+            rows = q.view(KV_HEADS, HEADS // KV_HEADS, HEAD_DIM, *q.shape[1:])
+            kv = (x.view(KV_HEADS, 1, HEAD_DIM, *x.shape[1:]) for x in (k, v))
+            state[f"{attn}.wqkv.{kind}"] = torch.cat([rows, *kv], dim=1).reshape(-1, *q.shape[1:])
+    names = {
+        "model.embed_tokens": "model.tok_embeddings",
+        "lm_head": "output",
+        "self_attn": "attention",
+        "o_proj": "wo",
+        "mlp.gate_proj": "feed_forward.w1",
+        "mlp.up_proj": "feed_forward.w3",
+        "mlp.down_proj": "feed_forward.w2",
+        "input_layernorm": "attention_norm",
+        "post_attention_layernorm": "ffn_norm",
+    }
+    config = {**BASE, "architectures": ["InternLM2ForCausalLM"], "bias": True, "rms_norm_eps": 1e-6}
+    write(folder, config, rename(state, names))
+    return model
+
+
+def qwen(folder: Path) -> Any:
+    model: Any = make_hf_model("Qwen2ForCausalLM", num_key_value_heads=4, tie_word_embeddings=False)
+    state = dict(model.state_dict())
+    for i in range(BASE["num_hidden_layers"]):
+        attn = f"model.layers.{i}.self_attn"
+        for kind in ("weight", "bias"):
+            fused = torch.cat(pop(state, attn, *(f"{x}_proj.{kind}" for x in "qkv")))
+            state[f"{attn}.c_attn.{kind}"] = fused
+    names = {
+        "model.embed_tokens": "transformer.wte",
+        "model.norm": "transformer.ln_f",
+        "model.layers": "transformer.h",
+        "self_attn.o_proj": "attn.c_proj",
+        "self_attn": "attn",
+        "mlp.gate_proj": "mlp.w2",
+        "mlp.up_proj": "mlp.w1",
+        "mlp.down_proj": "mlp.c_proj",
+        "input_layernorm": "ln_1",
+        "post_attention_layernorm": "ln_2",
+    }
+    config = {**BASE, "architectures": ["QWenLMHeadModel"], "layer_norm_epsilon": 1e-6}
+    config |= {"intermediate_size": 2 * BASE["intermediate_size"], "seq_length": 512}
+    config |= {"kv_channels": HEAD_DIM, "rotary_emb_base": 10000, "num_key_value_heads": None}
+    write(folder, config, rename(state, names))
+    return model
+
+
+def chatglm(folder: Path) -> Any:
+    model: Any = make_hf_model(
+        "GlmForCausalLM", rope_parameters={"rope_theta": 20000.0, "partial_rotary_factor": 0.5}
+    )
+    state = dict(model.state_dict())
+    for i in range(BASE["num_hidden_layers"]):
+        attn = f"model.layers.{i}.self_attn"
+        for kind in ("weight", "bias"):
+            fused = torch.cat(pop(state, attn, *(f"{x}_proj.{kind}" for x in "qkv")))
+            state[f"{attn}.query_key_value.{kind}"] = fused
+    names = {
+        "model.embed_tokens": "transformer.embedding.word_embeddings",
+        "model.norm": "transformer.encoder.final_layernorm",
+        "model.layers": "transformer.encoder.layers",
+        "lm_head": "transformer.output_layer",
+        "self_attn": "self_attention",
+        "o_proj": "dense",
+        "gate_up_proj": "dense_h_to_4h",
+        "down_proj": "dense_4h_to_h",
+    }
+    config = {
+        "architectures": ["ChatGLMModel"],
+        "num_layers": BASE["num_hidden_layers"],
+        "hidden_size": BASE["hidden_size"],
+        "ffn_hidden_size": BASE["intermediate_size"],
+        "num_attention_heads": HEADS,
+        "multi_query_attention": True,
+        "multi_query_group_num": KV_HEADS,
+        "kv_channels": HEAD_DIM,
+        "padded_vocab_size": BASE["vocab_size"],
+        "seq_length": 512,
+        "rope_ratio": 2,
+        "layernorm_epsilon": model.config.rms_norm_eps,
+        "add_qkv_bias": True,
+    }
+    write(folder, config, rename(state, names))
+    return model
+
+
+def deepseek(folder: Path) -> Any:
+    """Qwen 2 MoE with a shared gate of zero halves its shared expert: so do we in `down`."""
+    model: Any = make_hf_model("Qwen2MoeForCausalLM", qkv_bias=False, mlp_only_layers=[0])
+    state = dict(model.state_dict())
+    for i in range(1, BASE["num_hidden_layers"]):
+        mlp = f"model.layers.{i}.mlp"
+        state.pop(f"{mlp}.shared_expert_gate.weight").zero_()
+        state[f"{mlp}.shared_expert.down_proj.weight"] = (
+            state[f"{mlp}.shared_expert.down_proj.weight"] / 2
+        )
+        gate_up, down = pop(state, f"{mlp}.experts", "gate_up_proj", "down_proj")
+        for e in range(gate_up.shape[0]):
+            gate, up = gate_up[e].chunk(2)
+            for name, value in (("gate", gate), ("up", up), ("down", down[e])):
+                state[f"{mlp}.experts.{e}.{name}_proj.weight"] = value
+    config = {**BASE, "architectures": ["DeepseekForCausalLM"], "rms_norm_eps": 1e-6}
+    config |= {"n_routed_experts": 6, "num_experts_per_tok": 2, "first_k_dense_replace": 1}
+    config |= {"moe_intermediate_size": 24, "n_shared_experts": 2, "norm_topk_prob": False}
+    write(folder, config, rename(state, {"shared_expert": "shared_experts"}))
+    return model
+
+
+MAKERS: dict[str, Callable[[Path], Any]] = {
+    "ChatGLMModel": chatglm,
+    "DeepseekForCausalLM": deepseek,
+    "ExaoneForCausalLM": exaone,
+    "InternLM2ForCausalLM": internlm2,
+    "QWenLMHeadModel": qwen,
+}
