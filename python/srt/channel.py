@@ -185,8 +185,15 @@ class ServerEnd:
         self._in.bind(f"{endpoint}.out")
 
     def send(self, record: ToEngine) -> None:
-        """Queue one record for the engine; the queue has no limit, admission bounds it."""
-        zmq.Socket.send(self._out, encode(record), zmq.NOBLOCK)
+        """Queue one record for the engine; the queue has no limit, admission bounds it.
+
+        Raises:
+            BrokenPipeError: no engine is connected.
+        """
+        try:
+            zmq.Socket.send(self._out, encode(record), zmq.NOBLOCK)
+        except zmq.Again as error:
+            raise BrokenPipeError("no engine is connected") from error
 
     async def receive(self) -> FromEngine:
         """The next record, when it comes."""

@@ -41,6 +41,20 @@ class ContextLengthExceeded(RequestError):
     code = "context_length_exceeded"
 
 
+class BodyTooLarge(RequestError):
+    """The request has more bytes than the server reads."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    code = "body_too_large"
+
+
+class EngineBusy(RequestError):
+    """The operation needs an engine without running requests."""
+
+    status = HTTPStatus.CONFLICT
+    code = "engine_busy"
+
+
 class Unauthorized(RequestError):
     """The API key is missing or wrong."""
 

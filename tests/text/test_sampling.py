@@ -113,5 +113,6 @@ def test_seeds() -> None:
     assert check(seed=7).params.seed == 7
     assert check().params.seed != check().params.seed
     sampling = check(seed=7, n=3)
-    assert len({sampling.seed_of(i) for i in range(3)}) == 3
-    assert sampling.seed_of(0) == 7
+    seeds = [sampling.seed_of(choice) for choice in range(3)]
+    assert seeds[0] == 7
+    assert len(set(seeds)) == 3

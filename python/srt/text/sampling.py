@@ -97,15 +97,15 @@ class Sampling:
         return (self.params.seed + choice * 0x9E3779B97F4A7C15) % (1 << _SEED_BITS)
 
 
-def check_prompt_len(prompt_len: int, limits: Limits) -> None:
+def check_prompt_len(prompt_len: int, limits: Limits, field: str = "prompt") -> None:
     """Raise unless a prompt leaves room for at least one token."""
     if prompt_len == 0:
-        raise InvalidParameter("the prompt has no tokens; at least one is needed", "prompt")
+        raise InvalidParameter("the prompt has no tokens; at least one is needed", field)
     if prompt_len >= limits.max_tokens:
         raise ContextLengthExceeded(
             f"prompt has {prompt_len} tokens, {_holder(limits)} {limits.max_tokens}, "
             "one of them for the answer",
-            "prompt",
+            field,
         )
 
 
@@ -138,7 +138,8 @@ def check_sampling(
     min_new = checks.integer("min_new_tokens", 0, 0, max_new) or 0
     top_k = checks.integer("top_k", -1, -1, None)
     if top_k == 0:
-        raise InvalidParameter(f"{checks.name('top_k')} is 0; it must be -1 or at least 1", "top_k")
+        name = checks.name("top_k")
+        raise InvalidParameter(f"{name} is 0; it must be -1 or at least 1", name)
     stops = checks.stop_strings()
     ids = checks.token_ids(limits.vocab_size)
     ignores_eos = bool(given.ignore_eos)

@@ -1,0 +1,125 @@
+"""The ASGI application: routes, the API key, and errors in one shape."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from srt import __version__
+from srt.errors import Unauthorized
+from srt.server import control
+from srt.server.answers import error_response, guarded, http_error, json_response
+from srt.server.native import GenerateBody, generate
+from srt.server.openai.chat import chat_completions
+from srt.server.openai.completions import completions
+from srt.server.openai.models import get_model, list_models
+from srt.server.openai.schemas import ChatBody, CompletionBody
+from srt.server.service import Service
+
+ServiceHandler = Callable[[Service, Request], Awaitable[Response]]
+# path, methods, handler, body
+ROUTES: tuple[tuple[str, tuple[str, ...], ServiceHandler, type | None], ...] = (
+    ("/generate", ("POST", "PUT"), generate, GenerateBody),
+    ("/v1/completions", ("POST",), completions, CompletionBody),
+    ("/v1/chat/completions", ("POST",), chat_completions, ChatBody),
+    ("/v1/models", ("GET",), list_models, None),
+    ("/v1/models/{model:path}", ("GET",), get_model, None),
+    ("/health", ("GET",), control.health, None),
+    ("/health_generate", ("GET",), control.health_generate, None),
+    ("/get_model_info", ("GET",), control.model_info, None),
+    ("/get_server_info", ("GET",), control.server_info, None),
+    ("/get_server_args", ("GET",), control.server_info, None),
+    ("/flush_cache", ("GET", "POST"), control.flush_cache, None),
+    ("/abort_request", ("POST",), control.abort_request, control.AbortBody),
+    ("/tokenize", ("POST",), control.tokenize, control.TokenizeBody),
+    ("/detokenize", ("POST",), control.detokenize, control.DetokenizeBody),
+)
+
+
+def create_app(service: Service) -> Starlette:
+    """The application for one service."""
+    routes = [
+        Route(path, guarded(partial(handler, service)), methods=list(methods))
+        for path, methods, handler, _ in ROUTES
+    ]
+    routes.append(Route("/openapi.json", guarded(_describe), methods=["GET"]))
+    middleware = []
+    if service.settings.cors_allow_origins:
+        middleware.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=list(service.settings.cors_allow_origins),
+                allow_methods=["*"],
+                allow_headers=["*"],
+            )
+        )
+    if service.settings.api_key:
+        middleware.append(Middleware(ApiKey, key=service.settings.api_key))
+    return Starlette(
+        routes=routes, middleware=middleware, exception_handlers={HTTPException: _http_error}
+    )
+
+
+class ApiKey:
+    """Lets through who shows the key; health checks need none."""
+
+    def __init__(self, app: ASGIApp, key: str) -> None:
+        self._app = app
+        self._expected = f"Bearer {key}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI application."""
+        if scope["type"] == "http" and not self._may_pass(scope):
+            refused = error_response(Unauthorized("the API key is missing or wrong"))
+            await refused(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _may_pass(self, scope: Scope) -> bool:
+        if scope["method"] == "OPTIONS" or scope["path"] in ("/health", "/health_generate"):
+            return True
+        shown = next((v for k, v in scope["headers"] if k == b"authorization"), b"")
+        return hmac.compare_digest(shown, self._expected)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    return error_response(http_error(status, request.method, request.url.path))
+
+
+async def _describe(request: Request) -> Response:  # noqa: ARG001
+    """OpenAPI, from the same structs that decode the bodies."""
+    kinds = [kind for *_, kind in ROUTES if kind is not None]
+    where = "#/components/schemas/"
+    _, components = msgspec.json.schema_components(kinds, ref_template=where + "{name}")
+    paths: dict[str, dict[str, Any]] = {}
+    for path, methods, handler, kind in ROUTES:
+        for method in methods:
+            entry: dict[str, Any] = {
+                "summary": (handler.__doc__ or "").partition("\n")[0],
+                "responses": {"200": {"description": "OK"}},
+            }
+            if kind is not None:
+                schema = {"$ref": where + kind.__name__}
+                entry["requestBody"] = {"content": {"application/json": {"schema": schema}}}
+            paths.setdefault(path.replace(":path", ""), {})[method.lower()] = entry
+    return json_response(
+        {
+            "openapi": "3.1.0",
+            "info": {"title": "SRT", "version": __version__},
+            "paths": paths,
+            "components": {"schemas": components},
+        }
+    )

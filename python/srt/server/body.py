@@ -1,0 +1,84 @@
+"""Request bodies: bounded in size, decoded once, and every mistake named by its field."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Generic, TypeVar
+
+import msgspec
+from starlette.requests import Request
+
+from srt.errors import BodyTooLarge, InvalidParameter, UnsupportedParameter
+
+T = TypeVar("T")
+
+_AT = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(.*)`", re.DOTALL)
+
+
+class BodyReader(Generic[T]):
+    """Reads one kind of body."""
+
+    def __init__(self, kind: type[T]) -> None:
+        self.kind = kind
+        self._decoder = msgspec.json.Decoder(kind)
+
+    async def read(self, request: Request, max_bytes: int) -> T:
+        """The decoded body. Raises BodyTooLarge, InvalidParameter."""
+        return self.decode(await read_bytes(request, max_bytes))
+
+    def decode(self, data: bytes) -> T:
+        """Raises InvalidParameter naming the field."""
+        try:
+            return self._decoder.decode(data)
+        except msgspec.ValidationError as error:
+            raise _explain(str(error)) from error
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise InvalidParameter(f"the body is not valid JSON: {error}") from error
+        except RecursionError as error:
+            raise InvalidParameter("the body is nested too deeply") from error
+
+
+async def read_bytes(request: Request, max_bytes: int) -> bytes:
+    """The whole body. Raises BodyTooLarge as soon as it is known to be."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > max_bytes:
+        raise _too_large(int(announced), max_bytes)
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > max_bytes:
+            raise _too_large(size, max_bytes)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def refuse_unsupported(body: Any, reasons: dict[str, str]) -> None:
+    """Raise UnsupportedParameter for the first field of `reasons` that is used."""
+    for field, why in reasons.items():
+        if getattr(body, field) not in (None, False, [], {}):
+            raise UnsupportedParameter(f"{field} is not supported: {why}", field)
+
+
+def _too_large(size: int, limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the body has {size} bytes or more, the limit is {limit}")
+
+
+def _explain(message: str) -> InvalidParameter:
+    """msgspec's words, turned so that the field comes first."""
+    match = _AT.match(message)
+    assert match is not None
+    what = match["what"]
+    path = (match["path"] or "$").removeprefix("$").removeprefix(".")
+    if unknown := _UNKNOWN.fullmatch(what):
+        field = f"{path}.{unknown[1]}".removeprefix(".")
+        return InvalidParameter(f"{field} is not a known field", field)
+    if missing := _MISSING.fullmatch(what):
+        field = f"{path}.{missing[1]}".removeprefix(".")
+        return InvalidParameter(f"{field} is required", field)
+    what = what.replace("`", "")
+    if not path:
+        return InvalidParameter(f"the body must be a JSON object: {what}")
+    return InvalidParameter(f"{path}: {what[:1].lower()}{what[1:]}", path)

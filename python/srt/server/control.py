@@ -1,0 +1,180 @@
+"""Routes about the server itself: health, information, cache, aborting, token counts."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from srt import __version__
+from srt.errors import EngineBusy, EngineDead, InvalidParameter, ShuttingDown
+from srt.server.answers import json_response
+from srt.server.body import BodyReader
+from srt.server.generation import Generation, Prompt
+from srt.server.openai.chat import template_message
+from srt.server.openai.schemas import Message
+from srt.server.service import Job, Service, new_request_id
+from srt.text.sampling import SamplingFields, check_sampling
+
+_HEALTH_TIMEOUT_S = 20.0
+
+
+class AbortBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /abort_request: one request by its id, or all."""
+
+    rid: str | None = None
+    abort_all: bool | None = None
+
+
+class TokenizeBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /tokenize: text, texts, or chat messages."""
+
+    prompt: str | list[str] | None = None
+    messages: list[Message] | None = None
+    add_special_tokens: bool = True
+    model: str | None = None
+
+
+class DetokenizeBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /detokenize."""
+
+    tokens: list[int]
+    skip_special_tokens: bool = True
+    model: str | None = None
+
+
+_abort_reader = BodyReader(AbortBody)
+_tokenize_reader = BodyReader(TokenizeBody)
+_detokenize_reader = BodyReader(DetokenizeBody)
+
+
+async def health(service: Service, request: Request) -> Response:  # noqa: ARG001
+    """200 while every engine lives and new requests are taken."""
+    service.client.check_alive()
+    if service.client.is_draining:
+        raise ShuttingDown("the server is shutting down")
+    return Response(status_code=200)
+
+
+async def health_generate(service: Service, request: Request) -> Response:  # noqa: ARG001
+    """200 once every engine has generated a token just now."""
+    try:
+        await asyncio.wait_for(generate_on_all(service, 1), _HEALTH_TIMEOUT_S)
+    except asyncio.TimeoutError as error:
+        raise EngineDead(f"no token came within {_HEALTH_TIMEOUT_S:g} s") from error
+    return Response(status_code=200)
+
+
+async def generate_on_all(service: Service, num_tokens: int) -> list[Generation]:
+    """A few greedy tokens from every engine. Raises RequestError."""
+    if service.tokenizer is None:
+        prompt = Prompt([min(x, service.limits.vocab_size - 1) for x in (10, 11, 12)])
+    else:
+        prompt = await service.encode("The capital city of France is", "prompt")
+    fields = SamplingFields(max_new_tokens=num_tokens, temperature=0.0)
+    sampling = check_sampling(fields, service.limits)
+    generations = [
+        service.start(
+            [Job(prompt, sampling, new_request_id("health-"))], stream=False, engine_index=index
+        )
+        for index in range(len(service.client.engines))
+    ]
+    try:
+        for generation in generations:
+            await generation.ended()
+    finally:
+        for generation in generations:
+            service.client.cancel(generation.sequences)
+    return generations
+
+
+async def model_info(service: Service, request: Request) -> Response:  # noqa: ARG001
+    """What is served."""
+    return json_response(
+        {
+            "model_path": service.settings.model_path,
+            "tokenizer_path": service.settings.tokenizer_source,
+            "is_generation": service.ready.is_generation,
+        }
+    )
+
+
+async def server_info(service: Service, request: Request) -> Response:  # noqa: ARG001
+    """Settings without secrets, limits, and each engine's figures."""
+    ready = service.ready
+    return json_response(
+        {
+            **service.settings.public(),
+            "version": __version__,
+            "max_seq_len": ready.max_seq_len,
+            "max_total_num_tokens": ready.max_total_tokens,
+            "vocab_size": ready.vocab_size,
+            "num_living": service.client.num_living,
+            "engines": [
+                None if engine.stats is None else msgspec.to_builtins(engine.stats)
+                for engine in service.client.engines
+            ],
+        }
+    )
+
+
+async def flush_cache(service: Service, request: Request) -> Response:  # noqa: ARG001
+    """Forget all cached prefixes. Raises EngineBusy while anything runs or waits."""
+    for result in await service.client.call("flush_cache"):
+        if not result.ok:
+            raise EngineBusy(f"the cache was not flushed: {result.message}")
+    return PlainTextResponse("Cache flushed.\n")
+
+
+async def abort_request(service: Service, request: Request) -> Response:
+    """Abort one request by its id, or all; an unknown id aborts nothing."""
+    body = await _abort_reader.read(request, service.settings.max_request_bytes)
+    if (body.rid is None) == (not body.abort_all):
+        raise InvalidParameter("exactly one of rid and abort_all is needed", "rid")
+    if body.rid is not None:
+        return json_response({"aborted": service.client.cancel_request(body.rid)})
+    return json_response({"aborted": service.client.cancel_all()})
+
+
+async def tokenize(service: Service, request: Request) -> Response:
+    """Token ids of a text, of several, or of a chat as the model would get it."""
+    body = await _tokenize_reader.read(request, service.settings.max_request_bytes)
+    tokenizer = service.need_tokenizer("/tokenize")
+    if (body.prompt is None) == (body.messages is None):
+        raise InvalidParameter("exactly one of prompt and messages is needed", "prompt")
+    tokens: Any
+    if body.messages is not None and service.chat is not None:
+        messages = [template_message(m, i) for i, m in enumerate(body.messages)]
+        tokens = service.chat.prompt(messages).input_ids
+        count: int | list[int] = len(tokens)
+    elif isinstance(body.prompt, list):
+        tokens = [
+            tokenizer.encode(text, add_special_tokens=body.add_special_tokens)
+            for text in body.prompt
+        ]
+        count = [len(ids) for ids in tokens]
+    else:
+        tokens = tokenizer.encode(body.prompt or "", add_special_tokens=body.add_special_tokens)
+        count = len(tokens)
+    return json_response(
+        {"tokens": tokens, "count": count, "max_model_len": service.limits.max_seq_len}
+    )
+
+
+async def detokenize(service: Service, request: Request) -> Response:
+    """The text of token ids."""
+    body = await _detokenize_reader.read(request, service.settings.max_request_bytes)
+    tokenizer = service.need_tokenizer("/detokenize")
+    for i, token in enumerate(body.tokens):
+        if not 0 <= token < service.limits.vocab_size:
+            raise InvalidParameter(
+                f"tokens[{i}] is {token}; it must be at least 0 and below "
+                f"{service.limits.vocab_size}",
+                "tokens",
+            )
+    return json_response(
+        {"text": tokenizer.decode(body.tokens, skip_special_tokens=body.skip_special_tokens)}
+    )

@@ -1,0 +1,313 @@
+"""The server's side of the engines: deals out sequences, feeds their answers, notices a death."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import Iterable
+from collections.abc import Sequence as Seq
+from typing import Protocol
+
+import msgspec
+
+from srt.channel import (
+    AbortRequest,
+    Call,
+    CallResult,
+    EngineFailed,
+    EngineReady,
+    EngineStats,
+    GenerateRequest,
+    ServerEnd,
+    StepEvents,
+    ToEngine,
+)
+from srt.errors import EngineDead, InvalidParameter, QueueFull, RequestError, ShuttingDown
+from srt.server.generation import Generation, Sequence
+from srt.types import FinishReason
+
+_log = logging.getLogger("srt.server")
+
+
+class EngineProcess(Protocol):
+    """Something that runs an engine behind an endpoint."""
+
+    async def exited(self) -> str:
+        """Returns, with the reason, when the process has ended."""
+
+    async def stop(self) -> None:
+        """End the process if it still runs, and wait for its end."""
+
+
+class Engine:
+    """One copy of the model."""
+
+    def __init__(self, process: EngineProcess, channel: ServerEnd) -> None:
+        self.process = process
+        self.channel = channel
+        self.ready: EngineReady | None = None
+        self.stats: EngineStats | None = None
+        self.last_heard = time.monotonic()
+        self.living: dict[int, Sequence] = {}
+
+
+class EngineClient:
+    """All engines. Every sequence given to `submit` ends: with its answer, or with an error."""
+
+    def __init__(
+        self,
+        engines: Seq[Engine],
+        *,
+        shortest_queue: bool,
+        max_queued: int,
+        watchdog_timeout: float,
+    ) -> None:
+        self.engines = engines
+        self._shortest_queue = shortest_queue
+        self._max_queued = max_queued
+        self._watchdog_timeout = watchdog_timeout
+        self._seq_ids = itertools.count(1)
+        self._call_ids = itertools.count(1)
+        self._turns = itertools.count()
+        self._calls: dict[int, asyncio.Future[CallResult]] = {}
+        self._by_request: dict[str, list[Sequence]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self._all_ready = asyncio.Event()
+        self.died = asyncio.Event()
+        self.death: str | None = None
+        self.is_draining = False
+
+    @property
+    def num_living(self) -> int:
+        """Sequences that wait or run."""
+        return sum(len(engine.living) for engine in self.engines)
+
+    def start(self) -> None:
+        """Listen to the engines."""
+        for engine in self.engines:
+            self._tasks.append(asyncio.create_task(self._listen(engine)))
+            self._tasks.append(asyncio.create_task(self._watch_process(engine)))
+        self._tasks.append(asyncio.create_task(self._watch_progress()))
+
+    async def wait_ready(self) -> EngineReady:
+        """What the engines can hold, when all can serve. Raises EngineDead."""
+        dead = asyncio.create_task(self.died.wait())
+        ready = asyncio.create_task(self._all_ready.wait())
+        await asyncio.wait((dead, ready), return_when=asyncio.FIRST_COMPLETED)
+        dead.cancel()
+        ready.cancel()
+        self.check_alive()
+        found = [engine.ready for engine in self.engines if engine.ready is not None]
+        return msgspec.structs.replace(
+            found[0],
+            max_total_tokens=min(one.max_total_tokens for one in found),
+            max_seq_len=min(one.max_seq_len for one in found),
+        )
+
+    def check_alive(self) -> None:
+        """Raise EngineDead if an engine has died."""
+        if self.death is not None:
+            raise EngineDead(self.death)
+
+    def submit(
+        self,
+        generation: Generation,
+        requests: Seq[GenerateRequest],
+        *,
+        engine_index: int | None = None,
+    ) -> None:
+        """Start all sequences of a request, or none.
+
+        Args:
+            generation: the sequences, in the order of `requests`.
+            requests: what the engine gets; seq_id is filled in here.
+            engine_index: which copy; None: as the load balancing says.
+
+        Raises:
+            QueueFull, ShuttingDown, EngineDead, InvalidParameter (a request id that is in use).
+        """
+        self.check_alive()
+        if self.is_draining:
+            raise ShuttingDown("the server is shutting down and takes no new requests")
+        self._check_room(len(requests))
+        for request_id in {sequence.request_id for sequence in generation.sequences}:
+            if request_id in self._by_request:
+                raise InvalidParameter(f"the request id {request_id!r} is in use", "rid")
+        self.idle.clear()
+        for sequence, request in zip(generation.sequences, requests, strict=True):
+            chosen = self._choose() if engine_index is None else engine_index
+            engine = self.engines[chosen]
+            sequence.seq_id, sequence.engine = next(self._seq_ids), chosen
+            engine.living[sequence.seq_id] = sequence
+            self._by_request.setdefault(sequence.request_id, []).append(sequence)
+            self._send(engine, msgspec.structs.replace(request, seq_id=sequence.seq_id))
+
+    def cancel(self, sequences: Iterable[Sequence], error: RequestError | None = None) -> int:
+        """End those that still run, at once: with ABORT, or with `error`. Returns how many."""
+        running = [s for s in sequences if not s.finish and s.seq_id >= 0]
+        self._tell_abort(running)
+        for sequence in running:
+            if error is None:
+                sequence.feed(-1, FinishReason.ABORT)
+            else:
+                sequence.fail(error)
+            self._forget(sequence)
+            if sequence.generation is not None:
+                sequence.generation.note(sequence)
+        return len(running)
+
+    def cancel_request(self, request_id: str) -> int:
+        """Cancel by the client's name for it; returns how many sequences ended by it."""
+        return self.cancel(list(self._by_request.get(request_id, ())))
+
+    def cancel_all(self, error: RequestError | None = None) -> int:
+        """Cancel everything; returns how many sequences there were."""
+        return self.cancel([s for e in self.engines for s in e.living.values()], error)
+
+    async def call(self, method: str, timeout_s: float = 30.0) -> list[CallResult]:
+        """Ask every engine; raises EngineDead if one is dead or silent for `timeout_s`."""
+        self.check_alive()
+        waiting = []
+        for engine in self.engines:
+            call_id = next(self._call_ids)
+            self._calls[call_id] = asyncio.get_running_loop().create_future()
+            waiting.append(self._calls[call_id])
+            self._send(engine, Call(call_id=call_id, method=method))
+        try:
+            return await asyncio.wait_for(asyncio.gather(*waiting), timeout_s)
+        except asyncio.TimeoutError as error:
+            raise EngineDead(f"the engine did not answer {method} in {timeout_s:g} s") from error
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take nothing new, let the living end; what is left after `timeout_s` is aborted."""
+        self.is_draining = True
+        try:
+            await asyncio.wait_for(self.idle.wait(), timeout_s)
+        except asyncio.TimeoutError:
+            late = self.cancel_all(ShuttingDown("the server shut down before the answer was done"))
+            _log.warning("shutdown: %d sequences did not end in %g s", late, timeout_s)
+
+    async def close(self) -> None:
+        """Stop listening and end the engines."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.death is None:
+            for engine in self.engines:
+                self._send(engine, Call(call_id=next(self._call_ids), method="shutdown"))
+        await asyncio.gather(*(engine.process.stop() for engine in self.engines))
+        for engine in self.engines:
+            engine.channel.close()
+
+    def die(self, why: str) -> None:
+        """Every waiting client gets an error now; nothing is taken any more."""
+        if self.death is not None:
+            return
+        self.death = why
+        _log.error("engine died: %s", why)
+        error = EngineDead(why)
+        self.cancel_all(error)
+        for call in self._calls.values():
+            if not call.done():
+                call.set_exception(error)
+        self.died.set()
+
+    def _send(self, engine: Engine, record: ToEngine) -> None:
+        """To a dead engine nothing is sent; the death is told to all, but never from in here."""
+        if self.death is not None:
+            return
+        try:
+            engine.channel.send(record)
+        except BrokenPipeError as error:
+            asyncio.get_running_loop().call_soon(self.die, str(error))
+
+    def _check_room(self, count: int) -> None:
+        running = sum(e.ready.max_running for e in self.engines if e.ready is not None)
+        limit = running + self._max_queued
+        if self.num_living + count > limit:
+            raise QueueFull(
+                f"{self.num_living} sequences run or wait and {count} more were asked for; "
+                f"the limit is {limit}"
+            )
+
+    def _choose(self) -> int:
+        if self._shortest_queue:
+            return min(range(len(self.engines)), key=lambda i: len(self.engines[i].living))
+        return next(self._turns) % len(self.engines)
+
+    async def _listen(self, engine: Engine) -> None:
+        while True:
+            try:
+                record = await engine.channel.receive()
+            except msgspec.ValidationError as error:
+                self.die(f"the engine sent what is no record: {error}")
+                return
+            engine.last_heard = time.monotonic()
+            if isinstance(record, StepEvents):
+                self._take_events(engine, record)
+            elif isinstance(record, EngineStats):
+                engine.stats = record
+            elif isinstance(record, CallResult):
+                waiting = self._calls.pop(record.call_id, None)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(record)
+            elif isinstance(record, EngineReady):
+                engine.ready = record
+                if all(e.ready is not None for e in self.engines):
+                    self._all_ready.set()
+            elif isinstance(record, EngineFailed):
+                self.die(record.message)
+
+    def _take_events(self, engine: Engine, events: StepEvents) -> None:
+        living = engine.living
+        for seq_id, cached in events.cached_tokens.items():
+            if (sequence := living.get(seq_id)) is not None:
+                sequence.cached_tokens = cached
+        for seq_id, entry in events.logprobs.items():
+            if (sequence := living.get(seq_id)) is not None:
+                sequence.feed_logprobs(entry)
+        stopped: list[Sequence] = []
+        for seq_id, token, finish in zip(events.seq_ids, events.tokens, events.finish, strict=True):
+            sequence = living.get(seq_id)
+            if sequence is None or sequence.generation is None:
+                continue  # aborted; the engine had not heard of it yet
+            if finish == FinishReason.ERROR:
+                sequence.fail(InvalidParameter(events.errors.get(seq_id, "the engine refused it")))
+            elif sequence.feed(token, finish):
+                stopped.append(sequence)
+            if sequence.finish:
+                self._forget(sequence)
+            sequence.generation.note(sequence)
+        self._tell_abort(stopped)
+
+    def _tell_abort(self, sequences: Iterable[Sequence]) -> None:
+        by_engine: dict[int, list[int]] = {}
+        for sequence in sequences:
+            by_engine.setdefault(sequence.engine, []).append(sequence.seq_id)
+        for index, seq_ids in by_engine.items():
+            self._send(self.engines[index], AbortRequest(seq_ids))
+
+    def _forget(self, sequence: Sequence) -> None:
+        self.engines[sequence.engine].living.pop(sequence.seq_id, None)
+        siblings = self._by_request.get(sequence.request_id, [])
+        siblings.remove(sequence)
+        if not siblings:
+            del self._by_request[sequence.request_id]
+        if not self._by_request:
+            self.idle.set()
+
+    async def _watch_process(self, engine: Engine) -> None:
+        self.die(await engine.process.exited())
+
+    async def _watch_progress(self) -> None:
+        """An engine that says nothing at all for `watchdog_timeout` is hung."""
+        while True:
+            await asyncio.sleep(min(1.0, self._watchdog_timeout / 4))
+            for engine in self.engines:
+                silent = time.monotonic() - engine.last_heard
+                if engine.ready is not None and silent > self._watchdog_timeout:
+                    self.die(f"the engine has been silent for {silent:.0f} s")

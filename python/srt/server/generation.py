@@ -1,0 +1,188 @@
+"""What a request waits for: its sequences, fed by the engine client, read by the response."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+
+from srt.channel import SeqLogprobs
+from srt.errors import RequestError
+from srt.text.detokenizer import OutputText, TextOptions
+from srt.text.tokenizer import Tokenizer
+from srt.types import FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One prompt. text: as the client wrote it, None where it sent token ids."""
+
+    input_ids: list[int]
+    text: str | None = None
+
+
+class Sequence:
+    """One answer as it grows.
+
+    tokens: all sampled ids, a final stop id included. matched: the stop id or string that ended it.
+    error: set instead of an answer. hides_output: the client wanted zero tokens.
+    """
+
+    __slots__ = (
+        "_flushed", "_noted", "_options", "_output", "_parts", "_taken", "cached_tokens", "engine",
+        "error", "finish", "generation", "hides_output", "index", "logprobs", "matched",
+        "prompt", "prompt_logprobs", "prompt_top_logprobs", "request_id", "seq_id", "tokens",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        index: int,
+        request_id: str,
+        prompt: Prompt,
+        tokenizer: Tokenizer | None,
+        options: TextOptions,
+    ) -> None:
+        self.index = index
+        self.request_id = request_id
+        self.prompt = prompt
+        self.seq_id = -1
+        self.engine = -1
+        self.generation: Generation | None = None
+        self.tokens: list[int] = []
+        self.cached_tokens = 0
+        self.finish = FinishReason.NONE
+        self.matched: int | str | None = None
+        self.error: RequestError | None = None
+        self.hides_output = False
+        self.logprobs: list[SeqLogprobs] = []
+        self.prompt_logprobs: list[float | None] = []
+        self.prompt_top_logprobs: list[list[tuple[int, float]] | None] = []
+        self._options = options
+        self._output = OutputText(tokenizer, options) if tokenizer is not None else None
+        self._parts: list[str] = []
+        self._taken = 0
+        self._noted = 0
+        self._flushed = False
+
+    @property
+    def num_shown(self) -> int:
+        """Tokens that the text shows: all but a stop id that is trimmed."""
+        is_trimmed = isinstance(self.matched, int) and not self._options.no_stop_trim
+        return len(self.tokens) - 1 if is_trimmed else len(self.tokens)
+
+    def feed(self, token: int, finish: int) -> bool:
+        """One event. Returns True if it completed a stop string: the engine must be told."""
+        if token >= 0 and not self.hides_output:
+            self.tokens.append(token)
+        if finish:
+            self.finish = FinishReason(finish)
+            if self.hides_output and finish == FinishReason.STOP:
+                self.finish = FinishReason.LENGTH
+            elif finish == FinishReason.STOP:
+                self.matched = token
+        if not self._options.stop or self._output is None:
+            return False
+        return self._feed_stops(finish)
+
+    def feed_logprobs(self, entry: SeqLogprobs) -> None:
+        """What comes with an event beside its token."""
+        self.prompt_logprobs += entry.prompt
+        self.prompt_top_logprobs += entry.prompt_top
+        if entry.token is not None and not self.hides_output:
+            self.logprobs.append(entry)
+
+    def fail(self, error: RequestError) -> None:
+        """End without an answer."""
+        self.finish, self.error = FinishReason.ERROR, error
+
+    def take_text(self) -> str:
+        """The text that became certain since the last call."""
+        if self._output is None:
+            return ""
+        if self._options.stop:
+            text = "".join(self._parts)
+            self._parts.clear()
+            return text
+        shown = self.num_shown
+        text = self._output.push(self.tokens[self._taken : shown])
+        self._taken = shown
+        if self.finish and not self._flushed:
+            self._flushed = True
+            text += self._output.finish()
+        return text
+
+    def is_news(self, interval: int) -> bool:
+        """Whether a stream should hear of it: the first token, every `interval`-th, the end."""
+        count = len(self.tokens)
+        if self.finish or self._noted == 0 or count - self._noted >= interval:
+            self._noted = count
+            return True
+        return False
+
+    def _feed_stops(self, finish: int) -> bool:
+        output = self._output
+        assert output is not None
+        shown = self.num_shown
+        if self._taken < shown:
+            self._parts.append(output.push(self.tokens[self._taken : shown]))
+            self._taken = shown
+        if finish and output.matched is None:
+            self._parts.append(output.finish())
+        if output.matched is None:
+            return False
+        self.finish, self.matched = FinishReason.STOP, output.matched
+        return not finish
+
+
+class Generation:
+    """The sequences of one request, and the one task that waits for them.
+
+    interval: tokens between two news of a stream; None: only the end of all counts.
+    """
+
+    __slots__ = ("_interval", "_news", "_num_running", "_waiter", "sequences")
+
+    def __init__(self, sequences: Seq[Sequence], interval: int | None) -> None:
+        self.sequences = sequences
+        self._interval = interval
+        self._num_running = len(sequences)
+        self._news: dict[int, Sequence] = {}
+        self._waiter: asyncio.Future[None] | None = None
+        for sequence in sequences:
+            sequence.generation = self
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every sequence has ended."""
+        return self._num_running == 0
+
+    def note(self, sequence: Sequence) -> None:
+        """Called after each event of `sequence`; wakes the waiting task if there is reason to."""
+        if sequence.finish:
+            self._num_running -= 1
+        if self._interval is not None and sequence.is_news(self._interval):
+            self._news[sequence.index] = sequence
+        if (self._news or self._num_running == 0) and self._waiter is not None:
+            if not self._waiter.done():
+                self._waiter.set_result(None)
+            self._waiter = None
+
+    async def ended(self) -> None:
+        """Wait for the end of all. Raises the error of the first that has one."""
+        while self._num_running:
+            await self._wait()
+        for sequence in self.sequences:
+            if sequence.error is not None:
+                raise sequence.error
+
+    async def news(self) -> list[Sequence]:
+        """Sequences with new tokens or an end, by index; [] once all has been told."""
+        while not self._news and self._num_running:
+            await self._wait()
+        told = [self._news[index] for index in sorted(self._news)]
+        self._news.clear()
+        return told
+
+    async def _wait(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        await self._waiter

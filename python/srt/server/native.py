@@ -1,0 +1,258 @@
+"""POST and PUT /generate: text or token ids in, one or many, whole or streamed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from collections.abc import Sequence as Seq
+from functools import partial
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from srt.errors import InvalidParameter
+from srt.server.answers import json_response
+from srt.server.body import BodyReader, refuse_unsupported
+from srt.server.generation import Generation, Prompt, Sequence
+from srt.server.service import MAX_PROMPTS, Job, Service, new_request_id
+from srt.server.stream import DONE, EventStream, Watch, event
+from srt.text.sampling import SamplingFields, check_sampling
+from srt.text.tokenizer import Tokenizer
+from srt.types import FinishReason
+
+MAX_TOP_LOGPROBS = 128
+_UNSUPPORTED = {
+    "image_data": "images are not served in this version",
+    "modalities": "images are not served in this version",
+    "lora_path": "LoRA adapters are not served in this version",
+}
+
+
+class GenerateBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of /generate. Exactly one of text and input_ids; lists make a batch."""
+
+    text: str | list[str] | None = None
+    input_ids: list[int | list[int]] | None = None
+    sampling_params: SamplingFields | list[SamplingFields] | None = None
+    rid: str | list[str] | None = None
+    return_logprob: bool | list[bool] | None = None
+    logprob_start_len: int | list[int] | None = None
+    top_logprobs_num: int | list[int] | None = None
+    return_text_in_logprobs: bool | None = None
+    stream: bool | None = None
+    priority: int | None = None
+    image_data: Any = None
+    modalities: Any = None
+    lora_path: Any = None
+
+
+_reader = BodyReader(GenerateBody)
+
+
+async def generate(service: Service, request: Request) -> Response:
+    """The route."""
+    body = await _reader.read(request, service.settings.max_request_bytes)
+    refuse_unsupported(body, _UNSUPPORTED)
+    prompts, is_batch = await _prompts(service, body)
+    jobs = _jobs(service, body, prompts, is_batch)
+    generation = service.start(jobs, stream=bool(body.stream))
+    is_list = is_batch or len(generation.sequences) > 1
+    answers = [
+        _Answer(s, service.tokenizer, jobs[s.index // jobs[0].choices], body)
+        for s in generation.sequences
+    ]
+    cancel = partial(service.client.cancel, generation.sequences)
+    if body.stream:
+        return EventStream(_events(generation, answers), cancel)
+    with Watch(request.receive, cancel):
+        await generation.ended()
+    bodies = [answer.body() for answer in answers]
+    return json_response(bodies if is_list else bodies[0])
+
+
+async def _events(generation: Generation, answers: Seq[_Answer]) -> AsyncIterator[bytes]:
+    while news := await generation.news():
+        for sequence in news:
+            if sequence.error is not None:
+                raise sequence.error
+        yield b"".join([event(answers[sequence.index].body()) for sequence in news])
+    yield DONE
+
+
+async def _prompts(service: Service, body: GenerateBody) -> tuple[list[Prompt], bool]:
+    """The prompts, and whether the client sent a list of them."""
+    if (body.text is None) == (body.input_ids is None):
+        raise InvalidParameter("exactly one of text and input_ids is needed", "text")
+    if isinstance(body.text, str):
+        return [await service.encode(body.text, "text")], False
+    if body.text is not None:
+        _check_count(len(body.text), "text")
+        return [await service.encode(text, "text") for text in body.text], True
+    given = body.input_ids or []
+    if not given or isinstance(given[0], int):
+        ids = [x for x in given if isinstance(x, int)]
+        if len(ids) != len(given):
+            raise InvalidParameter(
+                "input_ids must be one list of ids or a list of lists", "input_ids"
+            )
+        return [service.check_ids(ids, "input_ids")], False
+    _check_count(len(given), "input_ids")
+    lists = [x for x in given if isinstance(x, list)]
+    if len(lists) != len(given):
+        raise _mixed_ids()
+    return [service.check_ids(ids, f"input_ids[{i}]") for i, ids in enumerate(lists)], True
+
+
+def _mixed_ids() -> InvalidParameter:
+    return InvalidParameter("input_ids must be one list of ids or a list of lists", "input_ids")
+
+
+def _check_count(count: int, field: str) -> None:
+    if not 1 <= count <= MAX_PROMPTS:
+        raise InvalidParameter(
+            f"{field} has {count} prompts; it must be at least 1 and at most {MAX_PROMPTS}", field
+        )
+
+
+def _jobs(service: Service, body: GenerateBody, prompts: Seq[Prompt], is_batch: bool) -> list[Job]:
+    count = len(prompts)
+    params = body.sampling_params or SamplingFields()
+    if isinstance(params, list):
+        _check_list(params, count, is_batch, "sampling_params")
+        checked = [
+            check_sampling(one, service.limits, prefix=f"sampling_params[{i}].")
+            for i, one in enumerate(params)
+        ]
+    else:
+        checked = [
+            check_sampling(params, service.limits, prefix="sampling_params.") for _ in prompts
+        ]
+    if len({one.n for one in checked}) > 1:
+        raise InvalidParameter(
+            "sampling_params.n must be the same for all prompts", "sampling_params"
+        )
+    rids = _each(body.rid, count, is_batch, "rid")
+    if is_batch and isinstance(body.rid, str):
+        raise InvalidParameter("rid must be a list where there is a list of prompts", "rid")
+    wants = _each(body.return_logprob, count, is_batch, "return_logprob")
+    starts = _each(body.logprob_start_len, count, is_batch, "logprob_start_len")
+    tops = _each(body.top_logprobs_num, count, is_batch, "top_logprobs_num")
+    priority = service.check_priority(body.priority)
+    return [
+        Job(
+            prompt=prompt,
+            sampling=checked[i],
+            request_id=rids[i] if rids[i] is not None else new_request_id(),
+            choices=checked[i].n,
+            return_logprob=bool(wants[i]),
+            logprob_start=_logprob_start(starts[i], len(prompt.input_ids)),
+            top_logprobs=_top_logprobs(tops[i]),
+            priority=priority,
+        )
+        for i, prompt in enumerate(prompts)
+    ]
+
+
+def _each(value: Any, count: int, is_batch: bool, field: str) -> list[Any]:
+    """One value for each prompt."""
+    if not isinstance(value, list):
+        return [value] * count
+    _check_list(value, count, is_batch, field)
+    return value
+
+
+def _check_list(value: list[Any], count: int, is_batch: bool, field: str) -> None:
+    if not is_batch:
+        raise InvalidParameter(f"{field} is a list, and there is a single prompt", field)
+    if len(value) != count:
+        raise InvalidParameter(f"{field} has {len(value)} entries for {count} prompts", field)
+
+
+def _logprob_start(start: int | None, prompt_len: int) -> int:
+    if start is None:
+        return -1
+    if not -1 <= start <= prompt_len:
+        raise InvalidParameter(
+            f"logprob_start_len is {start}; it must be at least -1 and at most the prompt's "
+            f"{prompt_len} tokens",
+            "logprob_start_len",
+        )
+    return -1 if start == prompt_len else start
+
+
+def _top_logprobs(count: int | None) -> int:
+    if count is not None and not 0 <= count <= MAX_TOP_LOGPROBS:
+        raise InvalidParameter(
+            f"top_logprobs_num is {count}; it must be at least 0 and at most {MAX_TOP_LOGPROBS}",
+            "top_logprobs_num",
+        )
+    return count or 0
+
+
+class _Answer:
+    """One sequence as /generate tells it; `body` may be asked for again as it grows."""
+
+    def __init__(
+        self, sequence: Sequence, tokenizer: Tokenizer | None, job: Job, body: GenerateBody
+    ) -> None:
+        self._sequence = sequence
+        self._tokenizer = tokenizer
+        self._wants_logprobs = job.return_logprob
+        self._with_text = bool(body.return_text_in_logprobs)
+        self._text = ""
+        self._output: list[Any] = []
+        self._output_top: list[Any] = []
+
+    def body(self) -> dict[str, Any]:
+        """Everything so far."""
+        sequence = self._sequence
+        meta: dict[str, Any] = {
+            "id": sequence.request_id,
+            "prompt_tokens": len(sequence.prompt.input_ids),
+            "completion_tokens": len(sequence.tokens),
+            "completion_tokens_wo_jump_forward": len(sequence.tokens),
+            "cached_tokens": sequence.cached_tokens,
+            "finish_reason": _finish_reason(sequence),
+        }
+        if self._wants_logprobs:
+            self._add_logprobs(meta)
+        if self._tokenizer is None:
+            return {"token_ids": sequence.tokens, "meta_info": meta, "index": sequence.index}
+        self._text += sequence.take_text()
+        return {"text": self._text, "meta_info": meta, "index": sequence.index}
+
+    def _add_logprobs(self, meta: dict[str, Any]) -> None:
+        sequence = self._sequence
+        done = len(self._output)
+        for token, entry in zip(sequence.tokens[done:], sequence.logprobs[done:], strict=False):
+            self._output.append(self._triple(entry.token, token))
+            self._output_top.append(self._top(entry.top))
+        prompt = sequence.prompt.input_ids
+        ids = prompt[len(prompt) - len(sequence.prompt_logprobs) :]
+        known = [x for x in sequence.prompt_logprobs if x is not None]
+        meta["input_token_logprobs"] = [
+            self._triple(x, token) for x, token in zip(sequence.prompt_logprobs, ids, strict=True)
+        ]
+        meta["output_token_logprobs"] = self._output
+        meta["input_top_logprobs"] = [self._top(x) for x in sequence.prompt_top_logprobs]
+        meta["output_top_logprobs"] = self._output_top
+        meta["normalized_prompt_logprob"] = sum(known) / len(known) if known else None
+
+    def _triple(self, logprob: float | None, token: int) -> tuple[float | None, int, str | None]:
+        is_shown = self._with_text and self._tokenizer is not None
+        text = self._tokenizer.token_text(token) if is_shown and self._tokenizer else None
+        return logprob, token, text
+
+    def _top(self, pairs: list[tuple[int, float]] | None) -> list[Any] | None:
+        return None if pairs is None else [self._triple(x, token) for token, x in pairs]
+
+
+def _finish_reason(sequence: Sequence) -> dict[str, Any] | None:
+    if sequence.finish == FinishReason.NONE:
+        return None
+    if sequence.finish == FinishReason.STOP:
+        return {"type": "stop", "matched": sequence.matched}
+    if sequence.finish == FinishReason.LENGTH:
+        return {"type": "length", "length": len(sequence.tokens)}
+    return {"type": "abort", "message": "the request was aborted"}

@@ -1,0 +1,194 @@
+"""What both kinds of completion say: model names, usage, finish reasons, logprobs."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Sequence as Seq
+from typing import Any
+
+from srt.channel import SeqLogprobs
+from srt.errors import InvalidParameter, NotFound, UnsupportedParameter
+from srt.server.generation import Generation, Sequence
+from srt.server.openai.schemas import StreamOptions
+from srt.server.service import Service
+from srt.server.stream import DONE, event
+from srt.text.tokenizer import Tokenizer
+from srt.types import FinishReason
+
+MAX_TOP_LOGPROBS = 20
+_FINISH = {
+    FinishReason.NONE: None,
+    FinishReason.STOP: "stop",
+    FinishReason.LENGTH: "length",
+    FinishReason.ABORT: "abort",
+}
+_utf8 = codecs.getincrementaldecoder("utf-8")
+
+
+def check_model(service: Service, name: str) -> None:
+    """`default`, the served name and the model's path are one model. Raises NotFound."""
+    settings = service.settings
+    known = settings.model_name
+    if name not in ("default", known, settings.model_path):
+        raise NotFound(f"the model {name!r} is not served here; {known!r} is", "model")
+
+
+def check_stream_options(options: StreamOptions | None, stream: bool | None) -> StreamOptions:
+    """Options, or their defaults. Raises InvalidParameter without a stream."""
+    if options is not None and not stream:
+        raise InvalidParameter("stream_options is only allowed with stream", "stream_options")
+    return options or StreamOptions()
+
+
+def check_top_logprobs(count: int, field: str) -> int:
+    """Raises InvalidParameter."""
+    if not 0 <= count <= MAX_TOP_LOGPROBS:
+        raise InvalidParameter(
+            f"{field} is {count}; it must be at least 0 and at most {MAX_TOP_LOGPROBS}", field
+        )
+    return count
+
+
+def refuse_constraint(response_format: dict[str, Any] | None) -> None:
+    """Only plain text can be asked for. Raises UnsupportedParameter."""
+    if response_format is not None and response_format.get("type") != "text":
+        raise UnsupportedParameter(
+            f"response_format of type {response_format.get('type')!r} is not supported: "
+            "constrained decoding is not available in this version",
+            "response_format",
+        )
+
+
+def finish_reason(sequence: Sequence) -> str | None:
+    """OpenAI's word for it."""
+    return _FINISH[sequence.finish]
+
+
+def matched_stop(sequence: Sequence) -> int | str | None:
+    """The stop id or string that ended it."""
+    return sequence.matched
+
+
+def usage(service: Service, sequences: Iterable[Sequence]) -> dict[str, Any]:
+    """Token counts; a prompt with several choices counts once."""
+    prompts: dict[int, Sequence] = {}
+    completion = 0
+    for sequence in sequences:
+        prompts.setdefault(id(sequence.prompt), sequence)
+        completion += len(sequence.tokens)
+    num_prompt = sum(len(s.prompt.input_ids) for s in prompts.values())
+    counted: dict[str, Any] = {
+        "prompt_tokens": num_prompt,
+        "completion_tokens": completion,
+        "total_tokens": num_prompt + completion,
+    }
+    if service.settings.enable_cache_report:
+        cached = sum(s.cached_tokens for s in prompts.values())
+        counted["prompt_tokens_details"] = {"cached_tokens": cached}
+    return counted
+
+
+async def stream_chunks(
+    service: Service,
+    generation: Generation,
+    head: dict[str, Any],
+    options: StreamOptions,
+    new_choices: Callable[[Sequence], list[dict[str, Any]]],
+) -> AsyncIterator[bytes]:
+    """The chunks of a stream, those of one step in one block.
+
+    Args:
+        head: what every chunk begins with.
+        new_choices: what there is to tell of a sequence now; may be nothing.
+    """
+    while news := await generation.news():
+        block = []
+        for sequence in news:
+            if sequence.error is not None:
+                raise sequence.error
+            for choice in new_choices(sequence):
+                chunk: dict[str, Any] = {**head, "choices": [choice]}
+                if options.continuous_usage_stats:
+                    chunk["usage"] = usage(service, [sequence])
+                elif options.include_usage:
+                    chunk["usage"] = None
+                block.append(event(chunk))
+        if block:
+            yield b"".join(block)
+    if options.include_usage:
+        counted = usage(service, generation.sequences)
+        yield event({**head, "choices": [], "usage": counted})
+    yield DONE
+
+
+def chat_logprobs(
+    tokenizer: Tokenizer, tokens: Seq[int], entries: Seq[SeqLogprobs]
+) -> dict[str, Any]:
+    """Chat's form: one record per token."""
+    return {
+        "content": [
+            {
+                **_token_record(tokenizer, token, entry.token),
+                "top_logprobs": [_token_record(tokenizer, i, x) for i, x in entry.top],
+            }
+            for token, entry in zip(tokens, entries, strict=True)
+        ],
+        "refusal": None,
+    }
+
+
+def _token_record(tokenizer: Tokenizer, token: int, logprob: float | None) -> dict[str, Any]:
+    piece = tokenizer.pieces[token]
+    return {
+        "token": piece.decode("utf-8", "replace"),
+        "logprob": logprob,
+        "bytes": list(piece),
+    }
+
+
+class CompletionLogprobs:
+    """Completions' form: parallel lists. `text_offset` counts characters of the choice's text."""
+
+    def __init__(self, tokenizer: Tokenizer, hidden: frozenset[int]) -> None:
+        self._tokenizer = tokenizer
+        self._hidden = hidden
+        self._decoder = _utf8("replace")
+        self._offset = 0
+
+    def lists(
+        self,
+        tokens: Seq[int],
+        logprobs: Seq[float | None],
+        tops: Seq[list[tuple[int, float]] | None],
+        *,
+        with_top: bool,
+    ) -> dict[str, list[Any]]:
+        """The next tokens of the choice."""
+        offsets = []
+        for token in tokens:
+            offsets.append(self._offset)
+            if token not in self._hidden:
+                self._offset += len(self._decoder.decode(self._tokenizer.pieces[token]))
+        return {
+            "tokens": [self._name(token) for token in tokens],
+            "token_logprobs": list(logprobs),
+            "top_logprobs": [self._top(top) if with_top else None for top in tops],
+            "text_offset": offsets,
+        }
+
+    def _top(self, pairs: list[tuple[int, float]] | None) -> dict[str, float] | None:
+        if pairs is None:
+            return None
+        named: dict[str, float] = {}
+        for token, logprob in pairs:
+            named.setdefault(self._name(token), logprob)
+        return named
+
+    def _name(self, token: int) -> str:
+        """A token's text; a part of a character shows its bytes."""
+        piece = self._tokenizer.pieces[token]
+        try:
+            return piece.decode("utf-8")
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in piece)

@@ -1,0 +1,135 @@
+"""What every route works with: engines, text room, limits; and how prompts are started."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import sys
+import time
+import uuid
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+
+import msgspec
+
+from srt.channel import EngineReady, GenerateRequest
+from srt.config import Settings
+from srt.errors import InvalidParameter, UnsupportedParameter
+from srt.server.engine_client import EngineClient
+from srt.server.generation import Generation, Prompt, Sequence
+from srt.text.chat import ChatFormat
+from srt.text.sampling import Limits, Sampling, check_prompt_len
+from srt.text.tokenizer import Tokenizer
+
+MAX_PROMPTS = 4096
+_INLINE_CHARS = 16384  # longer texts are encoded beside the event loop
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One prompt and what is wanted of it. logprob_start: prompt position, -1: none."""
+
+    prompt: Prompt
+    sampling: Sampling
+    request_id: str
+    choices: int = 1
+    return_logprob: bool = False
+    logprob_start: int = -1
+    top_logprobs: int = 0
+    priority: int = 0
+
+
+@dataclass(slots=True)
+class Service:
+    """One running server."""
+
+    settings: Settings
+    client: EngineClient
+    ready: EngineReady
+    limits: Limits
+    tokenizer: Tokenizer | None
+    chat: ChatFormat | None
+    started: int = field(default_factory=lambda: int(time.time()))
+
+    def need_tokenizer(self, what: str) -> Tokenizer:
+        """The tokenizer. Raises UnsupportedParameter under --skip-tokenizer-init."""
+        if self.tokenizer is None:
+            raise UnsupportedParameter(
+                f"{what} needs a tokenizer, and the server was started with --skip-tokenizer-init",
+                what,
+            )
+        return self.tokenizer
+
+    async def encode(self, text: str, field_name: str) -> Prompt:
+        """A text prompt. Raises RequestError if it cannot fit."""
+        tokenizer = self.need_tokenizer(field_name)
+        if len(text) <= _INLINE_CHARS:
+            ids = tokenizer.encode(text)
+        else:
+            ids = await asyncio.to_thread(tokenizer.encode, text)
+        check_prompt_len(len(ids), self.limits, field_name)
+        return Prompt(ids, text)
+
+    def check_ids(self, ids: list[int], field_name: str) -> Prompt:
+        """A prompt of token ids. Raises InvalidParameter naming the wrong one."""
+        check_prompt_len(len(ids), self.limits, field_name)
+        if min(ids) < 0 or max(ids) >= self.limits.vocab_size:
+            at = next(i for i, x in enumerate(ids) if not 0 <= x < self.limits.vocab_size)
+            raise InvalidParameter(
+                f"{field_name}[{at}] is {ids[at]}; it must be at least 0 and below "
+                f"{self.limits.vocab_size}",
+                field_name,
+            )
+        return Prompt(ids)
+
+    def check_priority(self, priority: int | None) -> int:
+        """A request's priority. Raises UnsupportedParameter if the server does not honour it."""
+        if priority is None:
+            return 0
+        if not self.settings.enable_priority_scheduling:
+            raise UnsupportedParameter(
+                "priority is not honoured; start the server with --enable-priority-scheduling",
+                "priority",
+            )
+        if not -(2**31) <= priority < 2**31:
+            raise InvalidParameter(f"priority is {priority}; it must fit 32 bits", "priority")
+        return priority
+
+    def start(self, jobs: Seq[Job], *, stream: bool, engine_index: int | None = None) -> Generation:
+        """Give all jobs to the engines, or none. Raises RequestError."""
+        sequences: list[Sequence] = []
+        requests: list[GenerateRequest] = []
+        for job in jobs:
+            params = job.sampling.for_prompt(len(job.prompt.input_ids), self.limits)
+            for choice in range(job.choices):
+                sequence = Sequence(
+                    len(sequences), job.request_id, job.prompt, self.tokenizer, job.sampling.text
+                )
+                sequence.hides_output = job.sampling.max_new_tokens == 0
+                sequences.append(sequence)
+                requests.append(
+                    GenerateRequest(
+                        seq_id=0,
+                        input_ids=_int32_bytes(job.prompt.input_ids),
+                        sampling=msgspec.structs.replace(params, seed=job.sampling.seed_of(choice)),
+                        return_logprob=job.return_logprob,
+                        logprob_start=job.logprob_start if job.return_logprob else -1,
+                        top_logprobs=job.top_logprobs if job.return_logprob else 0,
+                        priority=job.priority,
+                    )
+                )
+        generation = Generation(sequences, self.settings.stream_interval if stream else None)
+        self.client.submit(generation, requests, engine_index=engine_index)
+        return generation
+
+
+def new_request_id(prefix: str = "") -> str:
+    """A name for a request that brought none."""
+    return prefix + uuid.uuid4().hex
+
+
+def _int32_bytes(ids: list[int]) -> bytes:
+    words = array.array("i", ids)
+    if sys.byteorder == "big":
+        words.byteswap()
+    return words.tobytes()

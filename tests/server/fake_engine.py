@@ -1,0 +1,218 @@
+"""An engine behind a real channel that answers by rule: the double for every test of the server.
+
+Its answer to a prompt is the prompt again, from its first token (greedy) or from token `seed`, for
+as long as asked; a stop id ends it. Steps can be held, so that tests decide what happens when.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import math
+import threading
+from dataclasses import dataclass, field
+
+from srt.channel import (
+    AbortRequest,
+    Call,
+    CallResult,
+    EngineEnd,
+    EngineFailed,
+    EngineReady,
+    EngineStats,
+    GenerateRequest,
+    SeqLogprobs,
+    StepEvents,
+    decode_to_engine,
+)
+from srt.types import FinishReason
+
+READY = EngineReady(
+    max_total_tokens=4096,
+    max_seq_len=512,
+    max_running=16,
+    vocab_size=512,
+    table=[("weights", "0.1 GiB"), ("KV pool", "4096 tokens")],
+)
+
+
+def logprob_of(position: int) -> float:
+    """The made-up logprob of the token at a position of the sequence."""
+    return -0.25 - position / 1024
+
+
+@dataclass
+class _Living:
+    request: GenerateRequest
+    prompt: list[int]
+    done: int = 0
+
+    def next_token(self) -> int:
+        sampling = self.request.sampling
+        start = 0 if sampling.temperature == 0 else sampling.seed
+        return self.prompt[(start + self.done) % len(self.prompt)]
+
+
+@dataclass
+class FakeEngine:
+    """One engine in a thread. `requests`: all it was given. `aborted`: ids it was told to stop."""
+
+    endpoint: str
+    ready: EngineReady = READY
+    requests: list[GenerateRequest] = field(default_factory=list)
+    aborted: set[int] = field(default_factory=set)
+    finished: set[int] = field(default_factory=set)
+    living: dict[int, _Living] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._changed = threading.Condition()
+        self._steps_left = math.inf
+        self._dies: str | None = None
+        self._says_why = False
+        self._closes = False
+        self._loop = asyncio.get_running_loop()
+        self._exited = asyncio.Event()
+        self._why = "fake engine ended with code 0"
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    async def exited(self) -> str:
+        """As a process handle."""
+        await self._exited.wait()
+        return self._why
+
+    async def stop(self) -> None:
+        """As a process handle."""
+        self._closes = True
+        await asyncio.to_thread(self._thread.join)
+
+    def hold(self, after: int = 0) -> None:
+        """Only `after` steps from now on."""
+        self._steps_left = after
+
+    def release(self) -> None:
+        """Steps go on."""
+        self._steps_left = math.inf
+
+    def die(self, why: str, *, says_why: bool = False) -> None:
+        """End like a killed process, or after its last words."""
+        self._says_why = says_why
+        self._dies = why
+
+    def wait_for_requests(self, count: int, timeout_s: float = 10.0) -> None:
+        """Until `count` requests live here."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.living) >= count, timeout_s)
+
+    def wait_for_aborts(self, count: int, timeout_s: float = 10.0) -> None:
+        """Until `count` sequences have been aborted and nothing lives."""
+        with self._changed:
+            assert self._changed.wait_for(
+                lambda: len(self.aborted) >= count and not self.living, timeout_s
+            )
+
+    def _run(self) -> None:
+        end = EngineEnd(self.endpoint)
+        end.send(self.ready)
+        while not self._closes and self._dies is None:
+            for data in end.receive(1 if self.living and self._steps_left else 20):
+                with self._changed:
+                    self._take(end, decode_to_engine(data))
+                    self._changed.notify_all()
+            if self.living and self._steps_left and self._dies is None:
+                self._steps_left -= 1
+                self._step(end)
+            end.send(self._stats())
+        if self._dies is not None:
+            self._why = self._dies
+            if self._says_why:
+                end.send(EngineFailed(self._dies))
+        end.close()
+        self._loop.call_soon_threadsafe(self._exited.set)
+
+    def _take(self, end: EngineEnd, record: GenerateRequest | AbortRequest | Call) -> None:
+        if isinstance(record, GenerateRequest):
+            prompt = array.array("i")
+            prompt.frombytes(record.input_ids)
+            self.requests.append(record)
+            self.living[record.seq_id] = _Living(record, prompt.tolist())
+        elif isinstance(record, AbortRequest):
+            self.aborted.update(record.seq_ids)
+            for seq_id in record.seq_ids:
+                self.living.pop(seq_id, None)
+        elif record.method == "shutdown":
+            self._closes = True
+        else:
+            is_ok = not self.living
+            end.send(
+                CallResult(
+                    call_id=record.call_id, ok=is_ok, message="" if is_ok else "requests run"
+                )
+            )
+
+    def _step(self, end: EngineEnd) -> None:
+        seq_ids, tokens, finish = [], [], []
+        cached: dict[int, int] = {}
+        logprobs: dict[int, SeqLogprobs] = {}
+        for seq_id, one in list(self.living.items()):
+            token = one.next_token()
+            if one.done == 0:
+                cached[seq_id] = len(one.prompt) // 2
+            if one.request.return_logprob:
+                logprobs[seq_id] = self._logprobs(one, token)
+            one.done += 1
+            reason = self._reason(one, token)
+            seq_ids.append(seq_id)
+            tokens.append(token)
+            finish.append(int(reason))
+            if reason:
+                with self._changed:
+                    self.finished.add(seq_id)
+                    del self.living[seq_id]
+        end.send(
+            StepEvents(
+                seq_ids=seq_ids,
+                tokens=tokens,
+                finish=finish,
+                cached_tokens=cached,
+                logprobs=logprobs,
+            )
+        )
+
+    def _reason(self, one: _Living, token: int) -> FinishReason:
+        sampling = one.request.sampling
+        if token in sampling.stop_token_ids and one.done > sampling.min_new_tokens:
+            return FinishReason.STOP
+        if one.done >= sampling.max_new_tokens:
+            return FinishReason.LENGTH
+        return FinishReason.NONE
+
+    def _logprobs(self, one: _Living, token: int) -> SeqLogprobs:
+        count = one.request.top_logprobs
+        position = len(one.prompt) + one.done
+        start = one.request.logprob_start
+        positions = range(start, len(one.prompt)) if start >= 0 and one.done == 0 else range(0)
+        return SeqLogprobs(
+            token=logprob_of(position),
+            top=_top(token, position, count),
+            prompt=[logprob_of(p) if p else None for p in positions],
+            prompt_top=[_top(one.prompt[p], p, count) if p else None for p in positions],
+        )
+
+    def _stats(self) -> EngineStats:
+        return EngineStats(
+            step=0,
+            num_running=len(self.living),
+            num_waiting=0,
+            num_used_tokens=0,
+            num_cached_tokens=0,
+            max_total_tokens=self.ready.max_total_tokens,
+            gen_throughput=0.0,
+            cache_hit_rate=0.0,
+            num_retracted=0,
+            new_token_ratio=0.7,
+        )
+
+
+def _top(token: int, position: int, count: int) -> list[tuple[int, float]]:
+    return [((token + i) % 400, logprob_of(position) - i) for i in range(count)]
