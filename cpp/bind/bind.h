@@ -11,6 +11,7 @@ void bind_cpu(pybind11::module_& m);
 #ifdef SRT_WITH_CUDA
 void bind_cuda_attention(pybind11::module_& m);
 void bind_cuda_fused(pybind11::module_& m);
+void bind_cuda_extend(pybind11::module_& m);
 void bind_cuda_gemm(pybind11::module_& m);
 #endif
 

@@ -19,19 +19,31 @@ PFN_cuTensorMapEncodeTiled_v12000 encode_tiled() {
 
 }  // namespace
 
-cudaError_t make_map(const MatrixMap& m, CUtensorMap* out) {
+cudaError_t make_tensor_map(const TensorMap& m, CUtensorMap* out) {
   const auto encode = encode_tiled();
   if (encode == nullptr) return cudaErrorNotSupported;
-  const cuuint64_t dims[2] = {static_cast<cuuint64_t>(m.columns), static_cast<cuuint64_t>(m.rows)};
-  const cuuint64_t strides[1] = {static_cast<cuuint64_t>(m.stride) * 2};
-  const cuuint32_t box[2] = {64, static_cast<cuuint32_t>(m.box_rows)};
-  const cuuint32_t steps[2] = {1, 1};
+  cuuint64_t stride_bytes[TensorMap::kMaxDims] = {};
+  for (int i = 1; i < m.ndim; ++i) stride_bytes[i - 1] = m.strides[i] * 2;
+  constexpr cuuint32_t kSteps[TensorMap::kMaxDims] = {1, 1, 1, 1, 1};
   const CUtensorMapDataType type =
       m.dtype == Dtype::kBF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
-  const CUresult r = encode(out, type, 2, const_cast<void*>(m.data), dims, strides, box, steps,
-                            CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                            CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult r =
+      encode(out, type, static_cast<cuuint32_t>(m.ndim), const_cast<void*>(m.data), m.dims,
+             stride_bytes, m.box, kSteps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+             CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+             CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return r == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+cudaError_t make_map(const MatrixMap& m, CUtensorMap* out) {
+  const TensorMap general{
+      .data = m.data,
+      .dtype = m.dtype,
+      .ndim = 2,
+      .dims = {static_cast<uint64_t>(m.columns), static_cast<uint64_t>(m.rows)},
+      .strides = {1, static_cast<uint64_t>(m.stride)},
+      .box = {64, static_cast<uint32_t>(m.box_rows)}};
+  return make_tensor_map(general, out);
 }
 
 }  // namespace srt::cuda

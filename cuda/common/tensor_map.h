@@ -24,4 +24,18 @@ struct MatrixMap {
 
 [[nodiscard]] cudaError_t make_map(const MatrixMap& m, CUtensorMap* out);
 
+// The same for more dimensions, innermost first and dense; the innermost box is 64 elements.
+struct TensorMap {
+  static constexpr int kMaxDims = 5;
+
+  const void* data;
+  Dtype dtype;  // kF16 or kBF16
+  int ndim;
+  uint64_t dims[kMaxDims];
+  uint64_t strides[kMaxDims];  // elements, multiples of 8; [0] is 1
+  uint32_t box[kMaxDims];
+};
+
+[[nodiscard]] cudaError_t make_tensor_map(const TensorMap& m, CUtensorMap* out);
+
 }  // namespace srt::cuda

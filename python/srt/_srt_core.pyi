@@ -301,3 +301,40 @@ def cpu_sample(
     tokens: Tensor,
 ) -> None: ...
 def cpu_token_logprobs(logits: Tensor, tokens: Tensor, out: Tensor) -> None: ...
+
+# ---- CUDA extend attention (bind_cuda_extend.cc) ----
+
+def cuda_extend_plan_words(num_tokens: int, num_seqs: int, group: int) -> int: ...
+def cuda_extend_plan(
+    q_indptr: Tensor,
+    seq_lens: Tensor,
+    plan: Tensor,
+    *,
+    num_tokens: int,
+    first_seq: int,
+    group: int,
+    num_decode: Tensor | None = None,
+    stream: int,
+) -> None: ...
+def cuda_extend_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    page_table: Tensor,
+    rows: Tensor,
+    q_indptr: Tensor,
+    seq_lens: Tensor,
+    plan: Tensor,
+    out: Tensor,
+    lse: Tensor | None = None,
+    *,
+    scale: float,
+    softcap: float = 0.0,
+    window_left: int = -1,
+    causal: bool = True,
+    kv_format: str = "",
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
+    portable: bool = False,
+    stream: int,
+) -> None: ...

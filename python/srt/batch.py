@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -36,6 +36,8 @@ class ForwardBatch:
     max_q_len, max_seq_len: host-side upper bounds for this step.
     decode_work: the device work list of the decode attention (CUDA), see cuda/attention/plan.h.
     attn_workspace: scratch for split-KV partial results (CUDA only).
+    extend_plans: tiles of the extend attention (CUDA), by query heads per KV head; the first layer
+        that needs one makes it.
     """
 
     num_tokens: int
@@ -54,6 +56,7 @@ class ForwardBatch:
     kv: KvPool
     decode_work: Tensor | None = None
     attn_workspace: Tensor | None = None
+    extend_plans: dict[int, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from srt.batch import ForwardBatch
 from srt.core import native
-from srt.ops import reference
 
 
 def paged_attention(  # noqa: PLR0913
@@ -25,7 +24,7 @@ def paged_attention(  # noqa: PLR0913
     v_scale: float = 1.0,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Softmax attention of ragged queries over each sequence's pages. On CUDA: the torch reference.
+    """Softmax attention of ragged queries over each sequence's pages.
 
     Query i of a sequence stands at position `seq_len - q_len + i`; the keys of this step are
     already stored. Rows of `out` that belong to no sequence (padding) are unspecified.
@@ -68,11 +67,13 @@ def paged_attention(  # noqa: PLR0913
             out,
         )
         return out
-    return reference.paged_attention(
+    extend(
         q,
         k_cache,
         v_cache,
         batch,
+        out,
+        first_seq=0,
         scale=scale,
         window_left=window_left,
         softcap=softcap,
@@ -80,5 +81,62 @@ def paged_attention(  # noqa: PLR0913
         kv_format=kv_format,
         k_scale=k_scale,
         v_scale=v_scale,
-        out=out,
     )
+    return out
+
+
+def extend(  # noqa: PLR0913
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    batch: ForwardBatch,
+    out: Tensor,
+    *,
+    first_seq: int,
+    scale: float,
+    window_left: int,
+    softcap: float,
+    causal: bool,
+    kv_format: str,
+    k_scale: float,
+    v_scale: float,
+) -> None:
+    """Sequences [first_seq, num_seqs) on CUDA; the others' rows of `out` stay as they are."""
+    native.cuda_extend_attention(
+        q,
+        k_cache,
+        v_cache,
+        batch.page_table,
+        batch.rows,
+        batch.q_indptr,
+        batch.seq_lens,
+        _extend_plan(batch, q.shape[1] // k_cache.shape[1], first_seq),
+        out,
+        scale=scale,
+        softcap=softcap,
+        window_left=window_left,
+        causal=causal,
+        kv_format=kv_format,
+        k_scale=k_scale,
+        v_scale=v_scale,
+        stream=torch.cuda.current_stream(q.device).cuda_stream,
+    )
+
+
+def _extend_plan(batch: ForwardBatch, group: int, first_seq: int) -> Tensor:
+    """The step's tiles: listed on the device by the first layer, read by all."""
+    plan = batch.extend_plans.get(group)
+    if plan is None:
+        words = native.cuda_extend_plan_words(batch.num_tokens, batch.num_seqs, group)
+        plan = torch.empty(words, dtype=torch.int32, device=batch.seq_lens.device)
+        native.cuda_extend_plan(
+            batch.q_indptr,
+            batch.seq_lens,
+            plan,
+            num_tokens=batch.num_tokens,
+            first_seq=first_seq,
+            group=group,
+            stream=torch.cuda.current_stream(plan.device).cuda_stream,
+        )
+        batch.extend_plans[group] = plan
+    return plan

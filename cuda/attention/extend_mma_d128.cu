@@ -1,0 +1,10 @@
+// Portable extend kernels, head_dim 128.
+#include "attention/extend_mma.cuh"
+
+namespace srt::cuda {
+
+cudaError_t extend_mma_d128(const ExtendParams& p, cudaStream_t stream) {
+  return dispatch_extend_mma<128, 128>(p, stream);
+}
+
+}  // namespace srt::cuda
