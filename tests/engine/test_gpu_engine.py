@@ -131,7 +131,12 @@ def test_fp8_kv_stays_near(checkpoint: Path) -> None:
                 input_ids=prompts, sampling_params=params, return_logprob=True, logprob_start_len=0
             )
         rows[kind] = torch.tensor(
-            [e[0] for r in results for e in r["meta_info"]["input_token_logprobs"] if e[0] is not None]
+            [
+                e[0]
+                for r in results
+                for e in r["meta_info"]["input_token_logprobs"]
+                if e[0] is not None
+            ]
         )
         error = (rows[kind] - rows["auto"]).abs().mean().item()
         assert error <= bound
