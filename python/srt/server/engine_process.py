@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
+from pathlib import Path
 
 from srt.config import Settings, settings_json
 
@@ -41,10 +43,13 @@ class ChildProcess:
 
 async def start_engine(settings: Settings, dp_rank: int, endpoint: str) -> ChildProcess:
     """Start the engine of one copy, in its own session: Ctrl-C is for the server alone."""
+    package_root = str(Path(__file__).resolve().parents[2])
+    search = os.pathsep.join(p for p in (package_root, os.environ.get("PYTHONPATH")) if p)
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "srt.engine.process", "--dp-rank", str(dp_rank), "--endpoint", endpoint),
         stdin=PIPE,
+        env={**os.environ, "PYTHONPATH": search},
         start_new_session=True,
     )
     assert process.stdin is not None

