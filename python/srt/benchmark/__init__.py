@@ -1,0 +1,1 @@
+"""Load generators behind `python -m srt.bench_serving` and `python -m srt.bench_latency`."""

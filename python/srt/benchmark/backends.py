@@ -1,0 +1,155 @@
+"""How each server wants to be asked, and what its answer's chunks mean."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from srt.benchmark.datasets import Request
+from srt.benchmark.http_client import Exchange, HttpError
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What happened to one request. Times in seconds; gaps: one per token after the first."""
+
+    prompt_len: int
+    error: str = ""
+    text: str = ""
+    latency_s: float = 0.0
+    first_token_s: float = 0.0
+    output_len: int = 0
+    gaps_s: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What all requests of a run have in common."""
+
+    base_url: str
+    model: str
+    stream: bool
+    ignore_eos: bool
+    extra: Mapping[str, Any]
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One kind of server.
+
+    body: the JSON of a request. news: of an event or answer, its text and the tokens so far (0:
+    not told). is_cumulative: whether each event repeats the whole text.
+    """
+
+    path: str
+    port: int
+    body: Callable[[Request, Options], dict[str, Any]]
+    news: Callable[[Any], tuple[str, int]]
+    is_cumulative: bool
+
+
+def _native_body(request: Request, options: Options) -> dict[str, Any]:
+    key = "text" if isinstance(request.prompt, str) else "input_ids"
+    return {
+        key: request.prompt,
+        "sampling_params": {
+            "temperature": 0.0,
+            "max_new_tokens": request.output_len,
+            "ignore_eos": options.ignore_eos,
+        },
+        "stream": options.stream,
+        **options.extra,
+    }
+
+
+def _native_news(event: Any) -> tuple[str, int]:
+    return event["text"], event["meta_info"]["completion_tokens"]
+
+
+def _openai_body(request: Request, options: Options) -> dict[str, Any]:
+    body = {
+        "model": options.model,
+        "prompt": request.prompt,
+        "temperature": 0.0,
+        "max_tokens": request.output_len,
+        "ignore_eos": options.ignore_eos,
+        "stream": options.stream,
+        **options.extra,
+    }
+    if options.stream:
+        body["stream_options"] = {"include_usage": True}
+    return body
+
+
+def _openai_news(event: Any) -> tuple[str, int]:
+    text = event["choices"][0].get("text") or "" if event["choices"] else ""
+    usage = event.get("usage") or {}
+    return text, usage.get("completion_tokens", 0)
+
+
+def _openai(port: int) -> Backend:
+    return Backend("/v1/completions", port, _openai_body, _openai_news, is_cumulative=False)
+
+
+_NATIVE = Backend("/generate", 30000, _native_body, _native_news, is_cumulative=True)
+BACKENDS: Mapping[str, Backend] = MappingProxyType(
+    {
+        "srt": _NATIVE,
+        "sglang": _NATIVE,
+        "sglang-native": _NATIVE,
+        "srt-oai": _openai(30000),
+        "sglang-oai": _openai(30000),
+        "vllm": _openai(8000),
+        "lmdeploy": _openai(23333),
+    }
+)
+
+
+async def send(backend: Backend, request: Request, options: Options) -> Outcome:
+    """One request from start to end; failures are told in the outcome."""
+    outcome = Outcome(prompt_len=request.prompt_len)
+    start = time.perf_counter()
+    body = backend.body(request, options)
+    try:
+        async with Exchange(options.base_url + backend.path, body, options.headers) as answer:
+            if options.stream:
+                await _read_stream(backend, answer, outcome, start)
+            else:
+                data = json.loads(await answer.read())
+                outcome.text, outcome.output_len = backend.news(data)
+                outcome.latency_s = outcome.first_token_s = time.perf_counter() - start
+    except (HttpError, OSError, KeyError, ValueError) as error:
+        outcome.error = f"{type(error).__name__}: {error}"
+    return outcome
+
+
+async def _read_stream(backend: Backend, answer: Exchange, outcome: Outcome, start: float) -> None:
+    """Fills `outcome`. A chunk of k tokens counts as k gaps of a k-th of its time."""
+    last = start
+    num_tokens = 0
+    async for data in answer.events():
+        event = json.loads(data)
+        if "error" in event:
+            raise HttpError(str(event["error"]))
+        text, told = backend.news(event)
+        now = time.perf_counter()
+        outcome.text = text if backend.is_cumulative else outcome.text + text
+        if not text and not backend.is_cumulative:  # a role, an ending, or the usage alone
+            num_tokens = max(num_tokens, told)
+            continue
+        new = told - num_tokens if told else 1
+        num_tokens = max(told, num_tokens + new)
+        if outcome.first_token_s == 0.0:
+            outcome.first_token_s = now - start
+        elif new > 0:
+            outcome.gaps_s += [(now - last) / new] * new
+        last = now
+    outcome.latency_s = last - start
+    outcome.output_len = num_tokens
+    if num_tokens == 0:
+        raise HttpError("the stream brought no token")
