@@ -12,6 +12,7 @@ void bind_cpu(pybind11::module_& m);
 void bind_cuda_attention(pybind11::module_& m);
 void bind_cuda_fused(pybind11::module_& m);
 void bind_cuda_extend(pybind11::module_& m);
+void bind_cuda_step(pybind11::module_& m);
 void bind_cuda_gemm(pybind11::module_& m);
 #endif
 

@@ -32,6 +32,13 @@ __device__ __forceinline__ uint32_t floats_to_fp8x4(float a, float b, float c, f
          static_cast<uint32_t>(floats_to_fp8x2<kFormat>(c, d)) << 16;
 }
 
+// 8 values to 8 neighbouring bytes, 8-byte aligned.
+template <Fp8 kFormat>
+__device__ __forceinline__ void store_fp8_vec(uint8_t* p, const float (&x)[8]) {
+  *reinterpret_cast<uint2*>(p) = {floats_to_fp8x4<kFormat>(x[0], x[1], x[2], x[3]),
+                                  floats_to_fp8x4<kFormat>(x[4], x[5], x[6], x[7])};
+}
+
 // Both bytes of x as halves: every fp8 value is a half exactly.
 template <Fp8 kFormat>
 __device__ __forceinline__ __half2 fp8x2_to_half2(uint16_t x) {

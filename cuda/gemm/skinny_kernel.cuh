@@ -232,7 +232,7 @@ __device__ void consume_tiles(const Args& a, uint32_t smem, uint32_t full, uint3
     });
     named_barrier(1, L::kConsumers);  // the staging buffer is complete
     write_tile<T, kM, kGroups, kGated>(a, tile, 0, 1, static_cast<int>(threadIdx.x), L::kConsumers,
-                                       [&](int n, int m, float (&v)[8]) {
+                                       [&](int n, int m, float(&v)[8]) {
                                          const T* at = staging + m * L::kPadRows + n;
 #pragma unroll
                                          for (int i = 0; i < 8; ++i) v[i] = to_float(at[i]);
@@ -258,7 +258,7 @@ template <typename T, int kM, int kGroups, bool kGated>
 __device__ void reduce_split(const Args& a, int tile, int rank, uint32_t partial) {
   using L = Layout<kM, kGroups>;
   write_tile<T, kM, kGroups, kGated>(a, tile, rank, a.split, static_cast<int>(threadIdx.x),
-                                     L::kThreads, [&](int n, int m, float (&v)[8]) {
+                                     L::kThreads, [&](int n, int m, float(&v)[8]) {
 #pragma unroll
                                        for (int i = 0; i < 8; ++i)
                                          v[i] = bias_at<T>(a, tile * L::kTileRows + n + i);

@@ -35,8 +35,13 @@ class GatedMlp(nn.Module):
         self.gate_up = MergedColumn(hidden_size, size, ("gate", "up"), build, bias=bias)
         self.down = RowParallel(size, hidden_size, build, bias=bias, reduce=reduce)
         self.act_and_mul = ACT_AND_MUL[activation]
+        self.is_fused = activation == "silu" and not bias  # the GEMM's epilogue gates
 
     def forward(self, x: Tensor) -> Tensor:
         """[num_tokens, hidden] → the same."""
-        out: Tensor = self.down(self.act_and_mul(self.gate_up(x)))
+        if self.is_fused:
+            hidden = ops.linear_silu_mul(x, self.gate_up.weight)
+        else:
+            hidden = self.act_and_mul(self.gate_up(x))
+        out: Tensor = self.down(hidden)
         return out

@@ -5,13 +5,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from srt.core import native
-from srt.ops import reference
+from srt.ops import cuda
 
 
 def rotary(
     q: Tensor, k: Tensor, positions: Tensor, cos_sin: Tensor, *, interleaved: bool = False
 ) -> None:
-    """Rotates q and k in place by their position. On CUDA: the torch reference.
+    """Rotates q and k in place by their position.
 
     Args:
         q: [T, Hq, D], may be a strided view of a fused qkv (last dimension contiguous).
@@ -22,7 +22,7 @@ def rotary(
         interleaved: pairs are (0, 1), (2, 3), … (GPT-J) instead of halves (NeoX).
     """
     if q.is_cuda:
-        reference.rotary(q, k, positions, cos_sin, interleaved=interleaved)
+        cuda.rotary(q, k, positions, cos_sin, interleaved=interleaved)
     else:
         native.cpu_rotary(q, k, positions, cos_sin, interleaved)
 
@@ -38,7 +38,7 @@ def store_kv(
     k_scale: float = 1.0,
     v_scale: float = 1.0,
 ) -> None:
-    """Writes K and V of this step's tokens into their slots. On CUDA: the torch reference.
+    """Writes K and V of this step's tokens into their slots.
 
     Args:
         k: [T, Hk, D], may be strided (last dimension contiguous). v: [T, Hk, Dv], the same.
@@ -48,9 +48,8 @@ def store_kv(
         k_scale, v_scale: fp8 only: `stored = x / scale`, saturating.
     """
     if k.is_cuda:
-        reference.store_kv(
-            k, v, slots, k_cache, v_cache, kv_format=kv_format, k_scale=k_scale, v_scale=v_scale
-        )
+        cuda.store_kv(k, slots, k_cache, kv_format, k_scale)
+        cuda.store_kv(v, slots, v_cache, kv_format, v_scale)
     else:
         native.cpu_store_kv(k, v, slots, k_cache, v_cache, kv_format, k_scale, v_scale)
 
@@ -73,12 +72,22 @@ def rotary_store_kv(  # noqa: PLR0913
     """`rotary` and `store_kv` in one pass: q is rotated in place, rotated k and v go to the cache.
 
     What k and v hold afterwards is unspecified. Arguments as in `rotary` and `store_kv`.
-    On CUDA: the torch reference.
+
     """
     if q.is_cuda:
-        reference.rotary(q, k, positions, cos_sin, interleaved=interleaved)
-        reference.store_kv(
-            k, v, slots, k_cache, v_cache, kv_format=kv_format, k_scale=k_scale, v_scale=v_scale
+        cuda.rotary(
+            q,
+            k,
+            positions,
+            cos_sin,
+            interleaved=interleaved,
+            v=v,
+            slots=slots,
+            k_cache=k_cache,
+            v_cache=v_cache,
+            kv_format=kv_format,
+            k_scale=k_scale,
+            v_scale=v_scale,
         )
         return
     native.cpu_rotary_store_kv(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from srt.core import native
-from srt.ops import reference
+from srt.ops import cuda
 
 
 def rms_norm(
@@ -16,7 +16,7 @@ def rms_norm(
 
     The mean and the product with rsqrt are float32. With `weight_offset` 0 the product is rounded
     to x.dtype before it meets the weight (HF Llama); otherwise the weight is applied in float32
-    (HF Gemma, offset 1). On CUDA this is the torch reference.
+    (HF Gemma, offset 1).
 
     Args:
         x: [T, H] or [T, heads, H], may be strided (last dimension contiguous).
@@ -26,7 +26,7 @@ def rms_norm(
         out: x's shape and dtype; may be x itself. None: a new tensor.
     """
     if x.is_cuda:
-        return reference.rms_norm(x, weight, eps, weight_offset=weight_offset, out=out)
+        return cuda.norm(x, weight, eps, weight_offset=weight_offset, out=out)
     if out is None:
         out = torch.empty(x.shape, dtype=x.dtype)
     native.cpu_rms_norm(x, weight, eps, weight_offset, None, out)
@@ -38,19 +38,19 @@ def add_rms_norm(
 ) -> Tensor:
     """`residual += x` in place (in the model's dtype), then `rms_norm(residual)`.
 
-    x, residual: [T, H] contiguous, one dtype. Returns a new [T, H]. On CUDA: the torch reference.
+    x, residual: [T, H] contiguous, one dtype. Returns a new [T, H].
     """
     if x.is_cuda:
-        return reference.add_rms_norm(x, residual, weight, eps, weight_offset=weight_offset)
+        return cuda.norm(x, weight, eps, residual=residual, weight_offset=weight_offset)
     out = torch.empty_like(residual)
     native.cpu_rms_norm(x, weight, eps, weight_offset, residual, out)
     return out
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
-    """LayerNorm of each row of x [T, H], float32 inside. On CUDA: the torch reference."""
+    """LayerNorm of each row of x [T, H], float32 inside."""
     if x.is_cuda:
-        return reference.layer_norm(x, weight, bias, eps)
+        return cuda.norm(x, weight, eps, bias=bias, centered=True)
     out = torch.empty(x.shape, dtype=x.dtype)
     native.cpu_layer_norm(x, weight, bias, eps, out)
     return out

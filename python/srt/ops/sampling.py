@@ -7,7 +7,7 @@ from torch import Tensor
 
 from srt.batch import StepBuffers
 from srt.core import native
-from srt.ops import reference_sampling as reference
+from srt.ops import cuda
 
 
 def sample(  # noqa: PLR0913
@@ -27,8 +27,7 @@ def sample(  # noqa: PLR0913
     What a row draws depends on its logits, its sampling record, its history, its bitmask row, its
     seed and its position alone; docs/contracts.md section 3.1 fixes the formulas. Row i of
     `logits` goes with record i of `buffers.sampling`; records past num_samples are padding.
-    Nothing waits for the device in a native implementation; the CUDA fallback, the torch
-    reference, does.
+    On CUDA nothing waits for the device.
 
     Args:
         logits: [S, V] float, raw; not modified.
@@ -63,7 +62,7 @@ def sample(  # noqa: PLR0913
             tokens,
         )
         return tokens
-    return reference.sample(
+    return cuda.sample(
         logits,
         message,
         buffers,
@@ -79,7 +78,7 @@ def sample(  # noqa: PLR0913
 def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
     """`log_softmax(logits)[i, tokens[i]]` of raw logits [S, V], tokens int32 [S]: float32 [S]."""
     if logits.is_cuda:
-        return reference.token_logprobs(logits, tokens)
+        return cuda.token_logprobs(logits, tokens)
     out = torch.empty(logits.shape[0], dtype=torch.float32)
     native.cpu_token_logprobs(logits, tokens, out)
     return out
@@ -91,5 +90,7 @@ def top_logprobs(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     Returns:
         values float32 [S, k] and token ids int32 [S, k].
     """
+    if logits.is_cuda:
+        return cuda.top_logprobs(logits, k)
     values, ids = torch.topk(logits.float(), k, dim=-1)
     return values - torch.logsumexp(logits.float(), dim=-1, keepdim=True), ids.int()

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from srt.batch import StepBuffers
 from srt.core import native
-from srt.ops import reference
+from srt.ops import cuda
 
 
 def prepare_step(
@@ -31,7 +31,7 @@ def prepare_step(
             num_tokens + padded_seqs - num_seqs.
     """
     if message.is_cuda:
-        reference.prepare_step(
+        cuda.prepare_step(
             message, page_table, last_tokens, slot_tokens, buffers, padded_seqs, padded_tokens
         )
         return

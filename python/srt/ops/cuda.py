@@ -1,0 +1,205 @@
+"""The ops' CUDA versions: outputs allocated, then one call into the native core each.
+
+All launch with programmatic dependent launch where the device has it: each kernel waits for the
+one before it on the device, and starts its own prologue meanwhile.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from srt.batch import StepBuffers
+from srt.core import native
+
+MAX_SKINNY_ROWS = 128
+MAX_ALWAYS_SKINNY_ROWS = 64
+# Between the two row counts the skinny product wins for large weights alone (docs/kernels.md).
+MIN_LARGE_WEIGHT, MIN_LARGE_K = 30_000_000, 2048
+
+
+@cache
+def is_hopper(device: torch.device) -> bool:
+    """Whether the device has wgmma and programmatic dependent launch."""
+    return torch.cuda.get_device_capability(device) >= (9, 0)
+
+
+def _launch(x: Tensor) -> dict[str, object]:
+    """How every kernel on x's device is launched."""
+    stream = torch.cuda.current_stream(x.device).cuda_stream
+    return {"pdl": is_hopper(x.device), "stream": stream}
+
+
+def norm(
+    x: Tensor,
+    weight: Tensor,
+    eps: float,
+    *,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    weight_offset: float = 0.0,
+    centered: bool = False,
+    out: Tensor | None = None,
+) -> Tensor:
+    """RMSNorm, or LayerNorm where `centered`; x: [..., H]; `residual += x` first where given."""
+    if x.dim() > 3:
+        x = x.flatten(0, -2)
+    y = torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
+    target = y.view(x.shape)
+    native.cuda_norm(
+        x, weight, bias, residual, target, None, eps, weight_offset, centered, **_launch(x)
+    )
+    return y
+
+
+def act_and_mul(x: Tensor, activation: str) -> Tensor:
+    """[T, 2I] -> [T, I]; activation: silu, gelu or gelu_tanh."""
+    out = x.new_empty(x.shape[0], x.shape[1] // 2)
+    native.cuda_act_and_mul(x, out, None, activation, **_launch(x))
+    return out
+
+
+def softcap(x: Tensor, cap: float) -> Tensor:
+    """In place."""
+    native.cuda_softcap(x, cap, **_launch(x))
+    return x
+
+
+def rotary(  # noqa: PLR0913
+    q: Tensor,
+    k: Tensor,
+    positions: Tensor,
+    cos_sin: Tensor,
+    *,
+    interleaved: bool,
+    v: Tensor | None = None,
+    slots: Tensor | None = None,
+    k_cache: Tensor | None = None,
+    v_cache: Tensor | None = None,
+    kv_format: str = "",
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
+    q_norm: Tensor | None = None,
+    k_norm: Tensor | None = None,
+    norm_eps: float = 0.0,
+) -> None:
+    """Rotates q and k in place, or q in place and k with v into the cache."""
+    native.cuda_rotary(
+        q,
+        k,
+        v,
+        positions,
+        cos_sin,
+        slots,
+        k_cache,
+        v_cache,
+        interleaved,
+        kv_format,
+        k_scale,
+        v_scale,
+        q_norm,
+        k_norm,
+        norm_eps,
+        0.0,
+        **_launch(q),
+    )
+
+
+def store_kv(x: Tensor, slots: Tensor, cache: Tensor, kv_format: str, scale: float) -> None:
+    """x [T, H, D] into its slots of cache."""
+    native.cuda_store_kv(x, slots, cache, kv_format, scale, **_launch(x))
+
+
+def embedding(ids: Tensor, weight: Tensor) -> Tensor:
+    """[T] ids -> [T, H]."""
+    out = weight.new_empty(ids.shape[0], weight.shape[1])
+    native.cuda_gather_rows(weight, ids, out, 0, 1.0, **_launch(weight))
+    return out
+
+
+def is_skinny(x: Tensor, weight: Tensor, *, gated: bool = False) -> bool:
+    """Whether the skinny product takes x [M, K] by weight [N, K], and beats cuBLAS at it."""
+    if x.dim() != 2 or x.dtype not in (torch.bfloat16, torch.float16) or not is_hopper(x.device):
+        return False
+    m, (n, k) = x.shape[0], weight.shape
+    if m == 0 or k % 8 or n % (16 if gated else 8) or x.stride(1) != 1 or x.stride(0) % 8:
+        return False
+    large = n * k >= MIN_LARGE_WEIGHT and k >= MIN_LARGE_K
+    return m <= MAX_ALWAYS_SKINNY_ROWS or (m <= MAX_SKINNY_ROWS and large and not gated)
+
+
+def skinny_linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, gated: bool = False) -> Tensor:
+    """x W^T + bias; gated: silu(x Wg^T) * (x Wu^T), Wg and Wu the halves of W's rows."""
+    n = weight.shape[0] // 2 if gated else weight.shape[0]
+    out = x.new_empty(x.shape[0], n)
+    native.cuda_skinny_gemm(x, weight, bias, out, gated=gated, **_launch(x))
+    return out
+
+
+def prepare_step(
+    message: Tensor,
+    page_table: Tensor,
+    last_tokens: Tensor,
+    slot_tokens: Tensor,
+    buffers: StepBuffers,
+    padded_seqs: int,
+    padded_tokens: int,
+) -> None:
+    """See `ops.prepare_step`; the counts are read on the device."""
+    native.cuda_prepare_step(
+        message,
+        page_table,
+        last_tokens,
+        slot_tokens,
+        buffers.tensors(),
+        padded_seqs,
+        padded_tokens,
+        **_launch(message),
+    )
+
+
+def sample(  # noqa: PLR0913
+    logits: Tensor,
+    message: Tensor,
+    buffers: StepBuffers,
+    page_table: Tensor,
+    slot_tokens: Tensor,
+    last_tokens: Tensor,
+    *,
+    page_size: int,
+    flags: int,
+    bitmask: Tensor | None,
+) -> Tensor:
+    """See `ops.sample`; waits for nothing."""
+    tokens = message.new_empty(logits.shape[0])
+    native.cuda_sample(
+        logits,
+        message,
+        buffers.tensors(),
+        page_table,
+        slot_tokens,
+        last_tokens,
+        tokens,
+        bitmask,
+        page_size,
+        flags,
+        **_launch(logits),
+    )
+    return tokens
+
+
+def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
+    """float32 [S]."""
+    out = torch.empty(logits.shape[0], dtype=torch.float32, device=logits.device)
+    native.cuda_logprobs(logits, tokens, out, None, None, **_launch(logits))
+    return out
+
+
+def top_logprobs(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """float32 and int32 [S, k]."""
+    values = torch.empty(logits.shape[0], k, dtype=torch.float32, device=logits.device)
+    ids = torch.empty(logits.shape[0], k, dtype=torch.int32, device=logits.device)
+    native.cuda_logprobs(logits, None, None, values, ids, **_launch(logits))
+    return values, ids
