@@ -226,9 +226,8 @@ void RadixTree::insert(std::string_view ns, const RadixLock& lock_held, Tokens t
   pages = pages.subspan(skip);
   const Walk end = walk(start, rest, nullptr);
   for (const PageId copy : pages.first(end.num_pages)) pool_.give_back(copy);
-  NodeId node = end.partial == kNone ? end.node : end.partial;
+  NodeId node = end.partial == kNone ? end.node : split(end.partial, end.partial_pages);
   if (end.num_pages < pages.size()) {
-    if (end.partial != kNone) node = split(end.partial, end.partial_pages);
     rest = rest.subspan(end.num_pages * page_tokens());
     node = attach(node, rest, pages.subspan(end.num_pages));
   }

@@ -95,6 +95,7 @@ class RadixTree {
 
   size_t num_cached_pages() const { return num_cached_; }
   size_t num_evictable_pages() const { return num_cached_ - num_locked_; }
+  size_t num_node_ids() const { return nodes_.size(); }  // ids are below it
   size_t num_nodes() const { return nodes_.size() - free_nodes_.size(); }
   uint64_t version() const { return version_; }  // moves whenever peek() could answer differently
 

@@ -158,6 +158,9 @@ std::optional<StepPlan> Scheduler::schedule(std::span<int32_t> message) {
   if (batch_.empty()) return std::nullopt;
   StepPlan plan = std::move(round_);
   batch_.write(next_step_, message, plan);
+  if (config_.shared_prefix_pages > 0 && plan.num_decode > 1) {
+    grouper_.group(tree_, batch_.items(), config_.shared_prefix_pages, plan);
+  }
   launch(next_step_++);
   if (config_.self_check) check_invariants();
   return plan;

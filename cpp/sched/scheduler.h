@@ -26,6 +26,7 @@
 #include "sched/batch.h"
 #include "sched/config.h"
 #include "sched/policy.h"
+#include "sched/prefix_groups.h"
 #include "sched/sequence.h"
 
 namespace srt {
@@ -150,6 +151,7 @@ class Scheduler {
   size_t oldest_in_flight_ = 0;
   size_t num_in_flight_ = 0;
   Batch batch_;
+  PrefixGrouper grouper_;
   Events events_;
   StepId next_step_ = 1;
   uint64_t next_serial_ = 1;

@@ -1,0 +1,47 @@
+#include "cache/page_pool.h"
+
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "core/error.h"
+
+namespace srt {
+namespace {
+
+TEST(PagePool, HandsOutEveryPageButTheScratchPageOnce) {
+  PagePool pool(5);
+  std::set<PageId> pages;
+  while (pool.num_free() > 0) pages.insert(pool.take());
+  EXPECT_EQ(pages, (std::set<PageId>{1, 2, 3, 4}));
+  EXPECT_EQ(pool.num_owned(), 4);
+  EXPECT_THROW(pool.take(), InternalError);
+}
+
+TEST(PagePool, KnowsWhoHoldsAPage) {
+  PagePool pool(3);
+  const PageId page = pool.take();
+  EXPECT_EQ(pool.use(page), PageUse::kOwned);
+  pool.hand_to_cache(page);
+  EXPECT_EQ(pool.use(page), PageUse::kCached);
+  EXPECT_EQ(pool.num_cached(), 1);
+  EXPECT_EQ(pool.num_owned(), 0);
+  pool.give_back(page);
+  EXPECT_EQ(pool.use(page), PageUse::kFree);
+  EXPECT_EQ(pool.num_cached(), 0);
+}
+
+TEST(PagePool, RefusesToFreeTwiceOrOutsideThePool) {
+  PagePool pool(3);
+  const PageId page = pool.take();
+  pool.give_back(page);
+  EXPECT_THROW(pool.give_back(page), InternalError);
+  EXPECT_THROW(pool.give_back(0), InternalError);
+  EXPECT_THROW(pool.give_back(3), InternalError);
+  EXPECT_THROW(pool.hand_to_cache(page), InternalError);
+}
+
+TEST(PagePool, NeedsAPageBesideTheScratchPage) { EXPECT_THROW(PagePool(1), InvalidArgument); }
+
+}  // namespace
+}  // namespace srt
