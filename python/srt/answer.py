@@ -54,19 +54,21 @@ class Answer:
 
     def push(
         self, token: int, finish: FinishReason, cached_tokens: int, logprobs: SeqLogprobs | None
-    ) -> None:
-        """Takes one event in; none may follow once `is_done`."""
+    ) -> bool:
+        """Takes one event in; none may follow once `is_done`.
+
+        Returns whether a stop string has ended what still runs: the engine must be told.
+        """
         self._finish = finish
         if cached_tokens >= 0:
             self._cached_tokens = cached_tokens
         if logprobs is not None:
             self._logprobs.append(logprobs)
-        if token < 0 and finish == FinishReason.NONE:
-            return
         if token >= 0:
             self.tokens.append(token)
         if self._output is not None:
             self._push_text(self._output, token, finish)
+        return self._finish != finish and finish == FinishReason.NONE
 
     def result(self) -> Result:
         """Everything so far."""

@@ -26,7 +26,6 @@ from srt.errors import InternalServerError, InvalidParameter
 from srt.hub import HubOptions, resolve_model
 from srt.text.sampling import Limits, Sampling, SamplingFields, check_sampling
 from srt.text.tokenizer import Tokenizer, load_tokenizer, model_eos_ids
-from srt.types import FinishReason
 
 T = TypeVar("T")
 
@@ -202,10 +201,8 @@ class Engine:
         def sink(event: Event) -> None:
             if answer.is_done:
                 return  # ended by a stop string; the engine has learnt of it only now
-            answer.push(event.token, event.finish, event.cached_tokens, event.logprobs)
-            if event.error is not None:
-                answer.error = event.error
-            elif answer.is_done and event.finish == FinishReason.NONE:
+            answer.error = event.error
+            if answer.push(event.token, event.finish, event.cached_tokens, event.logprobs):
                 self._client.abort(answer.seq_id)
             on_news(answer)
 
