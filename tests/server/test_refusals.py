@@ -7,8 +7,10 @@ import random
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
+from server.fake_engine import READY
 from server.running import Running, ids_of
 
 LONG = "Hello " * 600
@@ -235,3 +237,13 @@ def test_skip_tokenizer_init_takes_and_gives_ids(model: Any) -> None:
         check_error(
             running.post(CC, **chat()), 400, "/v1/chat/completions", "--skip-tokenizer-init"
         )
+
+
+def test_tokens_that_only_the_tokenizer_knows_do_not_reach_the_engine(model: Any) -> None:
+    small = msgspec.structs.replace(READY, vocab_size=300)
+    with Running(model, small, skip_warmup=True) as running:
+        answer = running.post(G, text="a<think>")
+        check_error(answer, 400, "text", f"is {ids_of('<think>')[0]}; it must be at least 0")
+        answer = running.post(CC, messages=[{"role": "user", "content": "<think>"}])
+        check_error(answer, 400, "messages", "below 300")
+        assert not running.engine.requests

@@ -67,11 +67,13 @@ class Service:
             ids = tokenizer.encode(text)
         else:
             ids = await asyncio.to_thread(tokenizer.encode, text)
-        check_prompt_len(len(ids), self.limits, field_name)
-        return Prompt(ids, text)
+        return self.check_ids(ids, field_name, text)
 
-    def check_ids(self, ids: list[int], field_name: str) -> Prompt:
-        """A prompt of token ids. Raises InvalidParameter naming the wrong one."""
+    def check_ids(self, ids: list[int], field_name: str, text: str | None = None) -> Prompt:
+        """A prompt of token ids; `text`: what they encode. Raises RequestError.
+
+        Ids from our own tokenizer are checked too: it may know tokens that the model does not.
+        """
         check_prompt_len(len(ids), self.limits, field_name)
         if min(ids) < 0 or max(ids) >= self.limits.vocab_size:
             at = next(i for i, x in enumerate(ids) if not 0 <= x < self.limits.vocab_size)
@@ -80,7 +82,7 @@ class Service:
                 f"{self.limits.vocab_size}",
                 field_name,
             )
-        return Prompt(ids)
+        return Prompt(ids, text)
 
     def check_priority(self, priority: int | None) -> int:
         """A request's priority. Raises UnsupportedParameter if the server does not honour it."""

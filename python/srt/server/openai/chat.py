@@ -14,7 +14,7 @@ from starlette.responses import Response
 from srt.errors import InvalidParameter, UnsupportedParameter
 from srt.server.answers import json_response
 from srt.server.body import BodyReader, refuse_unsupported
-from srt.server.generation import Generation, Prompt, Sequence
+from srt.server.generation import Generation, Sequence
 from srt.server.openai.answer import (
     chat_logprobs,
     check_model,
@@ -37,7 +37,7 @@ from srt.server.openai.schemas import (
 )
 from srt.server.service import Job, Service, new_request_id
 from srt.server.stream import EventStream, Watch
-from srt.text.sampling import SamplingFields, check_prompt_len, check_sampling
+from srt.text.sampling import SamplingFields, check_sampling
 
 _OPENING = {"role": "assistant", "content": ""}
 _NO_ENDING = {"logprobs": None, "finish_reason": None, "matched_stop": None}
@@ -78,12 +78,12 @@ def _job(service: Service, body: ChatBody) -> Job:
         continue_final=body.continue_final_message,
         variables=body.chat_template_kwargs,
     )
-    check_prompt_len(len(made.input_ids), service.limits, "messages")
+    prompt = service.check_ids(made.input_ids, "messages", made.text)
     sampling = check_sampling(
         _fields(body, made.stop), service.limits, names=_names(body), default_new_tokens=None
     )
     return Job(
-        prompt=Prompt(made.input_ids, made.text),
+        prompt=prompt,
         sampling=sampling,
         request_id=new_request_id("chatcmpl-"),
         choices=sampling.n,
