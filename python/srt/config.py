@@ -258,8 +258,8 @@ class Settings:
         refusals = (
             (
                 "quantization",
-                self.quantization is not None,
-                "this version serves unquantized checkpoints",
+                self.quantization not in (None, "fp8"),
+                "fp8 is what this version serves",
             ),
             ("load_format", self.load_format == "npcache", "safetensors load faster than npcache"),
             ("is_embedding", self.is_embedding, "embedding models are not served in this version"),

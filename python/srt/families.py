@@ -11,15 +11,15 @@ from srt.hf_config import HfConfig, JsonObject
 from srt.model_config import (
     ModelConfig,
     MoeConfig,
-    RopeConfig,
     add_generation,
     layer_windows,
     read_activation,
     read_checkpoint_json,
     read_decoder,
-    read_rope,
     with_context_len,
+    with_quantization,
 )
+from srt.rope_config import RopeConfig, read_rope
 
 Reader = Callable[[HfConfig], ModelConfig]
 
@@ -327,18 +327,23 @@ READERS: dict[str, Reader] = {
 
 
 def load_model_config(
-    source: Path, *, context_len: int | None = None, overrides: JsonObject | None = None
+    source: Path,
+    *,
+    context_len: int | None = None,
+    overrides: JsonObject | None = None,
+    quantization: str | None = None,
 ) -> ModelConfig:
     """Reads a checkpoint's config.
 
     Args:
         source: a folder with config.json and, often, generation_config.json; or a GGUF file.
         context_len: `--context-length`, or None for the model's own.
+        quantization: `--quantization`, or None for the checkpoint's own.
         overrides: `--json-model-override-args`, laid over config.json.
 
     Raises:
         LoadError: a file or key is missing or malformed, or the architecture is unknown.
-        ConfigError: `context_len` cannot be had.
+        ConfigError: `context_len` or `quantization` cannot be had.
     """
     hf, generation = read_checkpoint_json(source, overrides)
     names = hf.strings("architectures")
@@ -348,4 +353,6 @@ def load_model_config(
     if names[0] not in READERS:
         raise LoadError(f"{hf.where}: architecture {names[0]} is not supported; supported: {known}")
     config = add_generation(READERS[names[0]](hf), hf, generation)
-    return with_context_len(config, context_len)
+    if config.moe is not None and (config.quant is not None or quantization is not None):
+        raise LoadError(f"{hf.where}: {names[0]} has experts, which are not served quantized")
+    return with_quantization(with_context_len(config, context_len), quantization)

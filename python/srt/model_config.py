@@ -10,37 +10,10 @@ from typing import Any
 from srt.errors import ConfigError, LoadError
 from srt.gguf_file import GgufFile
 from srt.hf_config import HfConfig, JsonObject, merge, read_json
+from srt.quant_config import QuantConfig, read_quant
+from srt.rope_config import RopeConfig, read_rope
 
 DTYPES = ("float16", "bfloat16", "float32")
-ROPE_KINDS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
-
-
-@dataclass(frozen=True, slots=True)
-class RopeConfig:
-    """Rotary embedding; fields beyond `interleaved` belong to the kinds that scale.
-
-    kind: one of ROPE_KINDS.  rotary_dim: the first so many dims of a head rotate.
-    interleaved: pairs are (0, 1), (2, 3), …; otherwise (i, i + rotary_dim / 2).
-    original_len: the context length the model was trained with before scaling.
-    attention_factor: multiplies cos and sin; None: the kind's own formula.
-    """
-
-    kind: str
-    theta: float
-    rotary_dim: int
-    interleaved: bool = False
-    factor: float = 1.0
-    original_len: int = 0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    beta_fast: float = 32.0
-    beta_slow: float = 1.0
-    truncate: bool = True
-    mscale: float | None = None
-    mscale_all_dim: float | None = None
-    attention_factor: float | None = None
-    short_factor: tuple[float, ...] = ()
-    long_factor: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +56,7 @@ class ModelConfig:
     dtype: of the checkpoint's weights.  context_len: as configured, before `--context-length`.
     eos_token_ids: all of config.json and generation_config.json.
     default_sampling: generation_config.json's sampling fields, as information.
-    quantization: config.json's quantization_config, if any.
+    quant: None where weights keep the model's dtype.
     """
 
     architecture: str
@@ -121,54 +94,7 @@ class ModelConfig:
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     default_sampling: Mapping[str, float] | None = None
-    quantization: JsonObject | None = None
-
-
-def read_rope(
-    hf: HfConfig, head_dim: int, *, interleaved: bool = False, partial: float = 1.0
-) -> RopeConfig:
-    """The rope settings, spelled `rope_scaling` or, since transformers 5, `rope_parameters`.
-
-    partial: which share of a head rotates where the config does not say.
-    """
-    top = hf.nested("rope_parameters") or hf.nested("rope_scaling") or HfConfig({}, hf.where)
-    if nested := [k for k in ("full_attention", "sliding_attention") if top.nested(k)]:
-        raise LoadError(
-            f"{top.where}: rope settings per layer type ({nested[0]}) are not supported"
-        )
-    kind = {"su": "longrope", "mrope": "default"}.get(
-        kind := top.text("rope_type", "type", default="default"), kind
-    )
-    if kind not in ROPE_KINDS:
-        raise LoadError(
-            f"{top.where}: rope type {kind!r} is unknown; known: {', '.join(ROPE_KINDS)}"
-        )
-    partial = hf.number("partial_rotary_factor", "rope_pct", default=partial)
-    partial = top.number("partial_rotary_factor", default=partial)
-    trained_len = hf.integer("max_position_embeddings", "seq_length", default=2048)
-    original = top.integer_or(None, "original_max_position_embeddings")
-    if original is None:
-        original = hf.integer("original_max_position_embeddings", default=trained_len)
-    default_factor = trained_len / original if kind == "longrope" else 1.0
-    needs_factor = kind in ("linear", "dynamic", "llama3", "yarn")
-    return RopeConfig(
-        kind=kind,
-        theta=top.number("rope_theta", default=hf.number("rope_theta", default=10000.0)),
-        rotary_dim=int(head_dim * partial),
-        interleaved=interleaved,
-        factor=top.number("factor", default=None if needs_factor else default_factor),
-        original_len=original,
-        low_freq_factor=top.number("low_freq_factor", default=1.0),
-        high_freq_factor=top.number("high_freq_factor", default=4.0),
-        beta_fast=top.number("beta_fast", default=32.0),
-        beta_slow=top.number("beta_slow", default=1.0),
-        truncate=top.flag("truncate", default=True),
-        mscale=top.number_or(None, "mscale"),
-        mscale_all_dim=top.number_or(None, "mscale_all_dim"),
-        attention_factor=top.number_or(None, "attention_factor"),
-        short_factor=top.numbers("short_factor"),
-        long_factor=top.numbers("long_factor"),
-    )
+    quant: QuantConfig | None = None
 
 
 def read_context_len(hf: HfConfig, rope: RopeConfig) -> int:
@@ -242,13 +168,12 @@ def add_generation(config: ModelConfig, hf: HfConfig, generation: HfConfig) -> M
         if generation.has(key)
     }
     bos = (*hf.token_ids("bos_token_id"), *generation.token_ids("bos_token_id"))
-    quantization = hf.nested("quantization_config")
     return replace(
         config,
         eos_token_ids=tuple(eos),
         bos_token_id=bos[0] if bos else None,
         default_sampling=sampling,
-        quantization=None if quantization is None else quantization.data,
+        quant=read_quant(hf),
     )
 
 
@@ -265,6 +190,17 @@ def with_context_len(config: ModelConfig, context_len: int | None) -> ModelConfi
             "a longer context needs a rope scaling, for example through --json-model-override-args"
         )
     return replace(config, context_len=context_len)
+
+
+def with_quantization(config: ModelConfig, requested: str | None) -> ModelConfig:
+    """`--quantization`: fp8 quantizes while loading; what the checkpoint says cannot be changed."""
+    if requested is None or config.quant is not None:
+        if requested not in (None, "fp8"):
+            raise ConfigError(f"--quantization {requested}: the checkpoint is quantized in fp8")
+        return config
+    if requested != "fp8":
+        raise ConfigError(f"--quantization {requested} is not supported; fp8 is")
+    return replace(config, quant=QuantConfig(in_checkpoint=False))
 
 
 def layer_windows(hf: HfConfig, num_layers: int, window: int) -> tuple[int, ...]:

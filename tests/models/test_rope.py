@@ -10,7 +10,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from srt.hf_config import HfConfig
 from srt.layers.rope import cos_sin_table, inverse_frequencies
-from srt.model_config import RopeConfig, read_rope
+from srt.rope_config import RopeConfig, read_rope
 
 HEAD_DIM = 32
 KINDS: dict[str, dict[str, object]] = {

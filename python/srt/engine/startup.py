@@ -243,6 +243,7 @@ def _load(
             source,
             context_len=settings.context_length,
             overrides=settings.json_model_override_args,
+            quantization=settings.quantization,
         )
     dtype: torch.dtype = getattr(torch, resolve_dtype(settings.dtype, config.dtype, device.type))
     with report.phase("load weights"):

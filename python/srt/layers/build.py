@@ -13,11 +13,15 @@ from srt.weights.table import Part
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """Where and how layers make their parameters."""
+    """Where and how layers make their parameters.
+
+    fp8: matrices of the decoder layers are stored in fp8 e4m3, `quant/fp8.py`.
+    """
 
     tp: TensorParallel
     device: torch.device
     dtype: torch.dtype
+    fp8: bool = False
 
     def empty(self, *shape: int, dtype: torch.dtype | None = None) -> nn.Parameter:
         """An uninitialised parameter that takes no gradient."""

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from srt import ops
 from srt.layers.build import Build, even_share, lay_out
+from srt.quant.fp8 import make_fp8_matrix, project
 
 
 class Replicated(nn.Module):
@@ -35,12 +36,12 @@ class ColumnParallel(nn.Module):
         super().__init__()
         self.parts = lay_out(shares)
         out_size = sum(part.size for part in self.parts.values())
-        self.weight = build.empty(out_size, in_size)
+        self.weight, self.weight_scale = make_matrix(out_size, in_size, build)
         self.bias = build.empty(out_size) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """[num_tokens, in] → [num_tokens, this rank's out]."""
-        return ops.linear(x, self.weight, self.bias)
+        return project(x, self.weight, self.weight_scale, self.bias)
 
 
 class MergedColumn(ColumnParallel):
@@ -58,6 +59,15 @@ class MergedColumn(ColumnParallel):
         size = even_share(out_size, build.tp, "intermediate size")
         share = (out_size, build.tp.rank * size, size)
         super().__init__(in_size, dict.fromkeys(names, share), build, bias=bias)
+
+
+def make_matrix(
+    out_size: int, in_size: int, build: Build
+) -> tuple[nn.Parameter, nn.Parameter | None]:
+    """A weight [out, in] and, where matrices are fp8, its row scales."""
+    if build.fp8:
+        return make_fp8_matrix(out_size, in_size, build.device, build.dtype)
+    return build.empty(out_size, in_size), None
 
 
 class QkvLinear(ColumnParallel):
@@ -116,12 +126,13 @@ class RowParallel(nn.Module):
             raise ValueError("a bias is added after the sum over ranks")
         self.tp = build.tp
         self.reduce = reduce
-        self.weight = build.empty(out_size, even_share(in_size, build.tp, "input size"))
+        share = even_share(in_size, build.tp, "input size")
+        self.weight, self.weight_scale = make_matrix(out_size, share, build)
         self.bias = build.empty(out_size) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """[num_tokens, this rank's in] → [num_tokens, out], the same on every rank if reduced."""
         if self.tp.size == 1 or not self.reduce:
-            return ops.linear(x, self.weight, self.bias)
-        y = self.tp.all_reduce(ops.linear(x, self.weight))
+            return project(x, self.weight, self.weight_scale, self.bias)
+        y = self.tp.all_reduce(project(x, self.weight, self.weight_scale, None))
         return y if self.bias is None else y + self.bias

@@ -35,7 +35,8 @@ class GatedMlp(nn.Module):
         self.gate_up = MergedColumn(hidden_size, size, ("gate", "up"), build, bias=bias)
         self.down = RowParallel(size, hidden_size, build, bias=bias, reduce=reduce)
         self.act_and_mul = ACT_AND_MUL[activation]
-        self.is_fused = activation == "silu" and not bias  # the GEMM's epilogue gates
+        # The epilogue of the GEMM gates, where there is such a GEMM.
+        self.is_fused = activation == "silu" and not bias and not build.fp8
 
     def forward(self, x: Tensor) -> Tensor:
         """[num_tokens, hidden] → the same."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from srt.errors import LoadError
-from srt.model_config import RopeConfig
+from srt.rope_config import RopeConfig
 
 
 def cos_sin_table(rope: RopeConfig, context_len: int, device: torch.device) -> Tensor:

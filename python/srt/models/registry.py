@@ -55,6 +55,6 @@ def build_model(
         known = ", ".join(sorted(MODELS))
         raise LoadError(f"architecture {config.architecture} is not supported; supported: {known}")
     try:
-        return model_class(config, Build(tp, device, dtype)).eval()
+        return model_class(config, Build(tp, device, dtype, fp8=config.quant is not None)).eval()
     except ValueError as e:
         raise LoadError(f"{config.architecture}: {e}") from e

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 SEED = 0x5EED
+FP8_SCALE = 2.0**-10  # keeps a row of fan_in 32 and more within e4m3's range and precision
 
 
 def fill_dummy(model: nn.Module) -> None:
@@ -24,7 +25,13 @@ def fill_dummy(model: nn.Module) -> None:
 
 
 def _fill(name: str, data: Tensor, generator: torch.Generator) -> None:
-    if not data.is_floating_point():
+    if name.endswith("weight_scale"):
+        data.fill_(FP8_SCALE)
+    elif data.dtype == torch.float8_e4m3fn:
+        bound = math.sqrt(3.0 / data.shape[-1]) / FP8_SCALE
+        wide = torch.empty(data.shape, dtype=torch.bfloat16, device=data.device)
+        data.copy_(wide.uniform_(-bound, bound, generator=generator))
+    elif not data.is_floating_point():
         data.zero_()
     elif data.dim() < 2:
         data.fill_(0.0 if name.endswith("bias") else 1.0)

@@ -9,11 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from srt.errors import LoadError
+from srt.ops.fp8 import quantize_rows
 from srt.parallel import TensorParallel
 from srt.weights.checkpoint import Slice, StoredTensor, open_checkpoint
 from srt.weights.dummy import fill_dummy
 from srt.weights.progress import Progress
+from srt.weights.scales import scale_rules
 from srt.weights.table import HasParts, Match, Part, Rule, Split, WeightTable
+
+WIDE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def load_weights(
@@ -51,9 +55,10 @@ class Filler:
     """Takes stored tensors one by one and copies this rank's slices into the parameters."""
 
     def __init__(self, model: nn.Module, rules: tuple[Rule, ...], tp: TensorParallel) -> None:
-        self.table = WeightTable(rules)
         self.tp = tp
         self.params = dict(model.named_parameters())
+        in_fp8 = any(name.endswith("weight_scale") for name in self.params)
+        self.table = WeightTable(rules + (scale_rules(rules) if in_fp8 else ()))
         self.parts = {name: _parts_of(model, name) for name in self.params}
         self.filled: dict[str, Counter[tuple[str, int | None]]] = {
             n: Counter() for n in self.params
@@ -72,6 +77,8 @@ class Filler:
             )
         if match.rule.convert is not None:
             tensor = _converted(tensor, match.rule)
+        if match.rule.broadcast:
+            tensor = self._one_a_row(match, tensor)
         if self._is_elsewhere(match):
             return
         names = match.rule.parts or ("",)
@@ -109,7 +116,31 @@ class Filler:
         cut, dest, expected = self._plan(match.rule, part_name, parts, dest)
         if tensor.shape != expected:
             raise LoadError(f"{tensor} must have the shape {list(expected)} to fill {target}")
-        _assign(dest, tensor.read(cut), tensor)
+        value = tensor.read(cut)
+        if dest.dtype == torch.float8_e4m3fn and value.dtype in WIDE:
+            self._quantize(match, part_name, dest, value)
+        else:
+            _assign(dest, value, tensor)
+
+    def _quantize(self, match: Match, part_name: str, dest: Tensor, value: Tensor) -> None:
+        """Fills rows of an fp8 matrix, and their scales, from wider values."""
+        stored, scales = quantize_rows(value.to(dest.device))
+        dest.copy_(stored)
+        scale_name = f"{match.target}_scale"
+        part = self.parts[str(match.target)].get(part_name)
+        offset = 0 if part is None else part.offset
+        self.params[scale_name].data[offset : offset + scales.shape[0]] = scales
+        self.filled[scale_name][part_name, None] += 1
+
+    def _one_a_row(self, match: Match, tensor: StoredTensor) -> StoredTensor:
+        """A stored scale as one value per row of its target's checkpoint tensor."""
+        parts = self.parts[str(match.target)]
+        rows = sum(parts[name].full for name in match.rule.parts or ("",)) if parts else 0
+        rows = rows or self.params[str(match.target)].shape[0]
+        values = tensor.read(None).flatten()
+        if values.numel() not in (1, rows):
+            raise LoadError(f"{tensor} must hold 1 or {rows} scales to fill {match.target}")
+        return _in_memory(tensor, values.expand(rows))
 
     def _is_elsewhere(self, match: Match) -> bool:
         """Whether a stacked entry belongs to another rank."""
@@ -166,6 +197,12 @@ def _converted(tensor: StoredTensor, rule: Rule) -> StoredTensor:
     except (RuntimeError, ValueError) as e:
         raise LoadError(f"{tensor} has an unexpected layout: {e}") from e
 
+    return _in_memory(tensor, whole)
+
+
+def _in_memory(tensor: StoredTensor, whole: Tensor) -> StoredTensor:
+    """The stored tensor with another value, which is in memory already."""
+
     def read(cut: Slice | None) -> Tensor:
         return whole if cut is None else whole.narrow(cut.dim, cut.start, cut.size)
 
@@ -174,7 +211,6 @@ def _converted(tensor: StoredTensor, rule: Rule) -> StoredTensor:
 
 def _assign(dest: Tensor, value: Tensor, tensor: StoredTensor) -> None:
     """Copies to the parameter's device and dtype; among floats of 16 bits or more only."""
-    plain = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-    if value.dtype != dest.dtype and not (value.dtype in plain and dest.dtype in plain):
+    if value.dtype != dest.dtype and not (value.dtype in WIDE and dest.dtype in WIDE):
         raise LoadError(f"{tensor} is {value.dtype}, the parameter is {dest.dtype}")
     dest.copy_(value)

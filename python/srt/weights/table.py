@@ -54,6 +54,7 @@ class Rule:
         part: which part of a fused parameter it is; several where the checkpoint is fused as well,
             in the order in which they lie along dim 0.
         stacked: the last number indexes dim 0 of the target (experts).
+        broadcast: the tensor holds one value a row, or one for all rows (scales).
         convert: applied to the whole tensor before it is cut, where the checkpoint's layout is odd.
     """
 
@@ -63,6 +64,7 @@ class Rule:
     part: str | tuple[str, ...] | None = None
     stacked: bool = False
     convert: Callable[[Tensor], Tensor] | None = None
+    broadcast: bool = False
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:
