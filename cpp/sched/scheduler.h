@@ -83,7 +83,8 @@ class Scheduler {
 
   Events drain_events();
 
-  // Empties the prefix tree. False, and nothing happens, while sequences wait or run.
+  // Empties the prefix tree. False, and nothing happens, while sequences wait or run; a step in
+  // flight whose sequences all ended is no obstacle.
   bool flush();
 
   SchedulerStats stats() const;
@@ -107,7 +108,6 @@ class Scheduler {
 
   // scheduler.cc
   Sequence& new_sequence();
-  void bury(Sequence& seq);
   void release(Sequence& seq);
   void finish(Sequence& seq, FinishReason reason, TokenId token, int32_t sample_idx);
   void emit(Sequence& seq, FinishReason reason, TokenId token, int32_t sample_idx);
