@@ -338,3 +338,49 @@ def cuda_extend_attention(
     portable: bool = False,
     stream: int,
 ) -> None: ...
+
+# ---- decode attention (bind_cuda_decode.cc; where HAS_CUDA) ----
+
+DECODE_HEAD_DIMS: tuple[int, ...]
+
+class DecodeGrid:
+    """How a device runs decode attention for some heads; num_sms 0: the current device."""
+
+    def __init__(
+        self,
+        num_q_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        kv_format: str = "",
+        num_sms: int = 0,
+    ) -> None: ...
+    @property
+    def num_ctas(self) -> int: ...
+    @property
+    def num_head_blocks(self) -> int: ...
+    @property
+    def tile_tokens(self) -> int: ...
+    @property
+    def workspace_bytes(self) -> int: ...
+
+def decode_plan_words(plans: Sequence[tuple[DecodeGrid, int]]) -> int: ...
+def plan_decode(message: Tensor, plans: Sequence[tuple[DecodeGrid, int]]) -> int: ...
+def cuda_decode_attention(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    page_table: Tensor,
+    message: Tensor,
+    workspace: Tensor,
+    out: Tensor,
+    *,
+    scale: float,
+    window_left: int = -1,
+    softcap: float = 0.0,
+    kv_format: str = "",
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
+    plan_offset: int = 0,
+    pdl: bool = False,
+    stream: int,
+) -> None: ...

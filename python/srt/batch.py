@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +28,15 @@ class KvPool:
     v_scales: tuple[float, ...]
 
 
+class DecodeKind(NamedTuple):
+    """What layers must agree in to share a plan of the decode attention."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    window_left: int
+
+
 @dataclass(frozen=True, slots=True)
 class ForwardBatch:
     """Shapes: T = num_tokens, B = num_seqs, padding included; decodes (one token each) come first.
@@ -34,7 +45,9 @@ class ForwardBatch:
     page_table: int32 [max_running + 1, max_pages_per_seq], indexed by row.
     logit_idx: int32 [L], the tokens whose logits are wanted.
     max_q_len, max_seq_len: host-side upper bounds for this step.
-    decode_work: the device work list of the decode attention (CUDA), see cuda/attention/plan.h.
+    decode_work: the step message on the device, with its decode plans (CUDA), see
+        cuda/attention/plan.h. None: no decode kernel, decodes are extends of one token.
+    decode_plans: where in the message's work section the plan of a kind of layer stands.
     attn_workspace: scratch for split-KV partial results (CUDA only).
     extend_plans: tiles of the extend attention (CUDA), by query heads per KV head; the first layer
         that needs one makes it.
@@ -55,6 +68,7 @@ class ForwardBatch:
     max_seq_len: int
     kv: KvPool
     decode_work: Tensor | None = None
+    decode_plans: Mapping[DecodeKind, int] = field(default_factory=dict)
     attn_workspace: Tensor | None = None
     extend_plans: dict[int, Tensor] = field(default_factory=dict)
 

@@ -13,6 +13,7 @@ import torch
 
 from srt.config import Settings
 from srt.core import native
+from srt.engine.decode_plan import DecodePlanner, decode_kinds
 from srt.engine.graph import graph_sizes
 from srt.engine.memory import (
     CUDA_GRAPH_BYTES,
@@ -108,8 +109,9 @@ def start_rank(
     fmt = KvFormat.of(settings.kv_cache_dtype, dtype)
     limits = make_limits(settings, model.config, device)
     sizes = _graph_sizes(settings, limits, device)
+    planner = make_planner(model, dtype, fmt.name, device)
     with report.phase("measure a step's memory"):
-        steps = measure_steps(model, limits, fmt, device, sizes)
+        steps = measure_steps(model, limits, fmt, device, sizes, planner)
     bytes_per_page = page_bytes(model.kv_spec, limits.page_size, fmt)
     budget = pool_budget_bytes(settings, device, steps, num_local_ranks)
     num_pages = num_pool_pages(settings, budget, bytes_per_page, tp)
@@ -120,7 +122,7 @@ def start_rank(
         state = DeviceState.allocate(limits, kv, device)
     scheduler_sizes = scheduler_config(settings, limits, num_pages)
     scheduler = native.Scheduler(scheduler_sizes)
-    worker = Worker(model, state, limits, native.message_words(scheduler_sizes))
+    worker = Worker(model, state, limits, native.message_words(scheduler_sizes), planner)
     if sizes:
         with report.phase(f"capture {len(sizes)} CUDA graphs, batch 1 to {sizes[-1]}"):
             worker.capture(sizes)
@@ -195,7 +197,12 @@ def scheduler_config(settings: Settings, limits: Limits, num_pages: int) -> nati
 
 
 def measure_steps(
-    model: Decoder, limits: Limits, fmt: KvFormat, device: torch.device, sizes: list[int]
+    model: Decoder,
+    limits: Limits,
+    fmt: KvFormat,
+    device: torch.device,
+    sizes: list[int],
+    planner: DecodePlanner | None,
 ) -> StepMemory:
     """Runs the largest steps over a scratch pool and takes the peaks (CPU: nothing is measured).
 
@@ -207,7 +214,7 @@ def measure_steps(
     kv = allocate_pool(model.kv_spec, 2, limits.page_size, fmt, device)
     state = DeviceState.allocate(limits, kv, device)
     num_seqs, num_tokens = limits.max_running, limits.max_step_tokens
-    worker = Worker(model, state, limits, profile_words(num_seqs, num_tokens))
+    worker = Worker(model, state, limits, profile_words(num_seqs, num_tokens), planner)
     torch.cuda.reset_peak_memory_stats(device)
     worker.launch(write_profile_message(worker.message.numpy(), num_seqs, num_tokens))
     worker.result()
@@ -250,6 +257,16 @@ def _load(
         model = build_model(config, tp, device, dtype)
         load_weights(model, model.weights(), source, tp, load_format=settings.load_format)
     return model, dtype
+
+
+def make_planner(
+    model: Decoder, dtype: torch.dtype, kv_format: str, device: torch.device
+) -> DecodePlanner | None:
+    """The planner of the decode attention, where the device has a kernel for the model."""
+    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+        return None
+    kinds = decode_kinds(model)
+    return DecodePlanner(kinds, kv_format, device) if kinds else None
 
 
 def _graph_sizes(settings: Settings, limits: Limits, device: torch.device) -> list[int]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from srt import ops
 from srt.batch import ForwardBatch, KvPool, StepBuffers
+from srt.engine.decode_plan import DecodePlanner
 from srt.engine.graph import DecodeGraphs, StepOutput
 from srt.engine.logprobs import StepLogprobs, compute_logprobs
 from srt.engine.step import GRAPH_FLAGS, StepShape
@@ -22,10 +23,6 @@ from srt.models.decoder import Decoder
 from srt.ops import message as msg
 
 NUM_IN_FLIGHT = 2  # steps: arenas and result buffers come in as many copies
-
-# Appends the decode attention's work list to a message on the host (docs/contracts.md section 3)
-# and returns the message's new length in bytes.
-AttentionPlanner = Callable[[Tensor, StepShape], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +85,8 @@ class Worker:
     """Runs steps on one device.
 
     Args:
-        message_words: the longest message, the attention planner's room included.
-        planner: the attention planner, where the device's kernels want one.
+        message_words: the longest message that the scheduler writes.
+        planner: of the decode attention, where the device has a kernel for it.
     """
 
     def __init__(
@@ -98,7 +95,7 @@ class Worker:
         state: DeviceState,
         limits: Limits,
         message_words: int,
-        planner: AttentionPlanner | None = None,
+        planner: DecodePlanner | None = None,
     ) -> None:
         self.limits = limits
         self.model = model
@@ -106,6 +103,8 @@ class Worker:
         self._planner = planner
         self._device = state.page_table.device
         pinned = self._device.type == "cuda"
+        if planner is not None:
+            message_words += planner.max_words
         self._messages = [
             torch.zeros(message_words, dtype=torch.int32, pin_memory=pinned)
             for _ in range(NUM_IN_FLIGHT)
@@ -185,7 +184,7 @@ class Worker:
     def _run_on_device(self, shape: StepShape, turn: int) -> StepResult:
         host, num_bytes = self._messages[turn], shape.num_bytes
         if self._planner is not None:
-            num_bytes = self._planner(host, shape)
+            num_bytes = self._planner.plan(host)
         words = num_bytes // 4
         self._message[:words].copy_(host[:words], non_blocking=True)
         output, logprobs = self._run(shape)
@@ -271,6 +270,7 @@ class Worker:
 
     def _batch(self, shape: StepShape) -> ForwardBatch:
         buffers, seqs, tokens = self.state.buffers, shape.num_seqs, shape.num_tokens
+        planner = self._planner
         return ForwardBatch(
             num_tokens=tokens,
             num_seqs=seqs,
@@ -286,7 +286,9 @@ class Worker:
             max_q_len=shape.max_q_len,
             max_seq_len=shape.max_seq_len,
             kv=self.state.kv,
-            decode_work=self._message if self._planner is not None else None,
+            decode_work=self._message if planner is not None else None,
+            decode_plans=planner.offsets if planner is not None else {},
+            attn_workspace=planner.workspace if planner is not None else None,
         )
 
     def _sample(self, logits: Tensor, flags: int) -> Tensor:

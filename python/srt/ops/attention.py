@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from srt.batch import ForwardBatch
+from srt.batch import DecodeKind, ForwardBatch
 from srt.core import native
 
 
@@ -67,13 +67,32 @@ def paged_attention(  # noqa: PLR0913
             out,
         )
         return out
+    kind = DecodeKind(q.shape[1], k_cache.shape[1], q.shape[2], window_left)
+    first_extend = 0
+    if batch.num_decode > 0 and kind in batch.decode_plans and k_cache.shape == v_cache.shape:
+        first_extend = batch.num_decode
+        decode(
+            q,
+            k_cache,
+            v_cache,
+            batch,
+            out,
+            scale=scale,
+            window_left=window_left,
+            softcap=softcap,
+            kv_format=kv_format,
+            k_scale=k_scale,
+            v_scale=v_scale,
+        )
+    if first_extend == batch.num_seqs:
+        return out
     extend(
         q,
         k_cache,
         v_cache,
         batch,
         out,
-        first_seq=0,
+        first_seq=first_extend,
         scale=scale,
         window_left=window_left,
         softcap=softcap,
@@ -83,6 +102,44 @@ def paged_attention(  # noqa: PLR0913
         v_scale=v_scale,
     )
     return out
+
+
+def decode(  # noqa: PLR0913
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    batch: ForwardBatch,
+    out: Tensor,
+    *,
+    scale: float,
+    window_left: int,
+    softcap: float,
+    kv_format: str,
+    k_scale: float,
+    v_scale: float,
+) -> None:
+    """Sequences [0, num_decode) on CUDA; rows of `out` beyond the step's tokens become zero."""
+    assert batch.decode_work is not None
+    assert batch.attn_workspace is not None
+    native.cuda_decode_attention(
+        q,
+        k_cache,
+        v_cache,
+        batch.page_table,
+        batch.decode_work,
+        batch.attn_workspace,
+        out,
+        scale=scale,
+        window_left=window_left,
+        softcap=softcap,
+        kv_format=kv_format,
+        k_scale=k_scale,
+        v_scale=v_scale,
+        plan_offset=batch.decode_plans[
+            DecodeKind(q.shape[1], k_cache.shape[1], q.shape[2], window_left)
+        ],
+        stream=torch.cuda.current_stream(q.device).cuda_stream,
+    )
 
 
 def extend(  # noqa: PLR0913

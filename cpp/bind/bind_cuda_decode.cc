@@ -1,0 +1,190 @@
+// Decode attention on CUDA: the step's plan on the host, and the kernel.
+#include <algorithm>
+#include <bit>
+#include <vector>
+
+#include "attention/decode.h"
+#include "attention/plan.h"
+#include "bind/bind.h"
+#include "bind/cuda_args.h"
+#include "bind/dlpack.h"
+#include "core/step_message.h"
+
+namespace srt::bind {
+
+namespace py = pybind11;
+using namespace py::literals;
+
+namespace {
+
+// cuda/ includes nothing from cpp/: the words it names must be the message's.
+static_assert(int{cuda::message::kNumDecode} == int{msg::kNumDecode} &&
+              int{cuda::message::kNumTokens} == int{msg::kNumTokens} &&
+              int{cuda::message::kNumWork} == int{msg::kNumWork} &&
+              int{cuda::message::kOffSeqs} == int{msg::kOffSeqs} &&
+              int{cuda::message::kOffWork} == int{msg::kOffWork} &&
+              int{cuda::message::kSeqRow} == int{msg::kSeqRow} &&
+              int{cuda::message::kSeqLen} == int{msg::kSeqLen} &&
+              int{cuda::message::kSeqWords} == int{msg::kSeqWords});
+
+cuda::KvDtype parse_kv_format(const std::string& format) {
+  if (format.empty()) return cuda::KvDtype::kSame;
+  if (format == "fp8_e4m3") return cuda::KvDtype::kE4M3;
+  if (format == "fp8_e5m2") return cuda::KvDtype::kE5M2;
+  throw InvalidArgument("kv_format must be '', 'fp8_e4m3' or 'fp8_e5m2', not '" + format + "'");
+}
+
+// num_sms: 0 for this device's; another number only plans.
+cuda::DecodeGrid make_grid(int num_q_heads, int num_kv_heads, int head_dim,
+                           const std::string& kv_format, int num_sms) {
+  expect(num_kv_heads > 0 && num_q_heads > 0 && num_q_heads % num_kv_heads == 0,
+         "num_q_heads must be a multiple of num_kv_heads");
+  const cuda::DecodeGrid grid =
+      cuda::decode_grid(num_q_heads, num_kv_heads, head_dim, parse_kv_format(kv_format),
+                        num_sms > 0 ? num_sms : cuda::num_sms());
+  expect(grid.plan.num_ctas > 0, "decode attention has no kernel for head_dim " +
+                                     std::to_string(head_dim) + " (64, 80, 96, 128, 192 or 256)");
+  return grid;
+}
+
+// The plans of a step, one for each kind of layer: its grid and its window (-1: none).
+using Plans = std::vector<std::pair<cuda::DecodeGrid, int>>;
+
+int64_t plan_words(const Plans& plans) {
+  int64_t words = 0;
+  for (const auto& [grid, window] : plans)
+    words += static_cast<int64_t>(grid.plan.num_ctas) * cuda::kWorkWords;
+  return words;
+}
+
+// message: int32 [capacity], a step written by schedule(). The plans stand one behind the other in
+// the work section. Returns the bytes that the device needs. Planning again replaces the plans.
+int64_t plan_decode(const TensorView& message, const Plans& plans) {
+  expect(message.dtype == DType::kI32 && message.ndim == 1 && message.is_contiguous() &&
+             message.device == Device::kCpu,
+         "message must be a contiguous int32 vector on the host");
+  auto* const words = message.ptr<int32_t>();
+  const int64_t capacity = message.dim(0);
+  expect(capacity >= msg::kHeaderWords, "message is shorter than its header");
+  const int num_decode = words[msg::kNumDecode];
+  int64_t end = words[msg::kNumWork] > 0 ? words[msg::kOffWork] : words[msg::kTotalWords];
+  end = (end + msg::kAlignWords - 1) / msg::kAlignWords * msg::kAlignWords;
+  const int64_t needed = num_decode > 0 ? plan_words(plans) : 0;
+  if (end + needed > capacity) {
+    throw InvalidArgument("message has no room for the decode plan: it needs " +
+                          std::to_string(end + needed) + " words, its capacity is " +
+                          std::to_string(capacity));
+  }
+  words[msg::kNumWork] = static_cast<int32_t>(needed / cuda::kWorkWords);
+  words[msg::kOffWork] = static_cast<int32_t>(end);
+  words[msg::kTotalWords] = static_cast<int32_t>(end + needed);
+  if (num_decode > 0) {
+    for (const auto& [grid, window] : plans) {
+      cuda::DecodePlanShape shape = grid.plan;
+      shape.window_left = window;
+      cuda::plan_decode(words + words[msg::kOffSeqs], num_decode, shape, words + end);
+      end += static_cast<int64_t>(shape.num_ctas) * cuda::kWorkWords;
+    }
+  }
+  return (words[msg::kTotalWords]) * static_cast<int64_t>(sizeof(int32_t));
+}
+
+// The pool's tensors: [num_pages, num_kv_heads, page_size, head_dim], q's dtype or uint8 (fp8).
+cuda::KvPool pool_of(const TensorView& k, const TensorView& v, DType q_dtype,
+                     const std::string& kv_format, float k_scale, float v_scale) {
+  cuda::KvPool pool;
+  pool.dtype = parse_kv_format(kv_format);
+  const DType want = pool.dtype == cuda::KvDtype::kSame ? q_dtype : DType::kU8;
+  expect(k.ndim == 4 && v.ndim == 4 && k.shape == v.shape,
+         "k_cache and v_cache must both be [num_pages, num_kv_heads, page_size, head_dim]");
+  expect(k.dtype == want && v.dtype == want,
+         "k_cache and v_cache must have the dtype of q, or be uint8 with a kv_format");
+  expect(k.is_contiguous() && v.is_contiguous(), "k_cache and v_cache must be contiguous");
+  expect(std::has_single_bit(static_cast<uint64_t>(k.dim(2))), "page_size must be a power of two");
+  expect(k.numel() * static_cast<int64_t>(dtype_bytes(want)) / 16 < int64_t{1} << 32,
+         "k_cache must be smaller than 64 GiB");
+  pool.k = k.data;
+  pool.v = v.data;
+  pool.k_scale = k_scale;
+  pool.v_scale = v_scale;
+  pool.num_pages = static_cast<int>(k.dim(0));
+  pool.num_kv_heads = static_cast<int>(k.dim(1));
+  pool.log2_page_size = std::countr_zero(static_cast<uint64_t>(k.dim(2)));
+  pool.head_dim = pool.head_dim_v = static_cast<int>(k.dim(3));
+  return pool;
+}
+
+// q, out: bf16 or fp16 [T, num_q_heads, head_dim]. page_table: int32 [rows, max_pages].
+// message: int32, the planned step on the device. workspace: uint8 [grid.workspace_bytes].
+void decode_attention(const TensorView& q, const TensorView& k_cache, const TensorView& v_cache,
+                      const TensorView& page_table, const TensorView& message,
+                      const TensorView& workspace, const TensorView& out, float scale,
+                      int window_left, float softcap, const std::string& kv_format, float k_scale,
+                      float v_scale, int plan_offset, bool pdl, uint64_t stream) {
+  expect(q.ndim == 3 && out.ndim == 3 && q.shape == out.shape && q.dtype == out.dtype,
+         "q and out must be [T, num_q_heads, head_dim] of one dtype");
+  expect(q.dtype == DType::kBF16 || q.dtype == DType::kF16, "q must be bf16 or fp16");
+  for (const TensorView& x : {q, out})
+    expect(x.step(2) == 1 && x.step(1) == x.dim(2) && x.step(0) % 4 == 0 &&
+               reinterpret_cast<uintptr_t>(x.data) % 8 == 0,
+           "heads of q and out must be contiguous and 8-byte aligned");
+  cuda::DecodeParams p;
+  p.kv = pool_of(k_cache, v_cache, q.dtype, kv_format, k_scale, v_scale);
+  expect(p.kv.head_dim == q.dim(2) && q.dim(1) % p.kv.num_kv_heads == 0,
+         "q's heads must be a multiple of the pool's, with the same head_dim");
+  expect(page_table.dtype == DType::kI32 && page_table.ndim == 2 && page_table.step(1) == 1,
+         "page_table must be int32 [rows, max_pages]");
+  expect(message.dtype == DType::kI32 && message.is_contiguous(), "message must be int32");
+  expect(reinterpret_cast<uintptr_t>(message.data) % 16 == 0, "message must be 16-byte aligned");
+  p.num_q_heads = static_cast<int>(q.dim(1));
+  const cuda::DecodeGrid grid = cuda::decode_grid(p.num_q_heads, p.kv.num_kv_heads, p.kv.head_dim,
+                                                  p.kv.dtype, cuda::num_sms());
+  expect(workspace.is_contiguous() &&
+             workspace.numel() * static_cast<int64_t>(dtype_bytes(workspace.dtype)) >=
+                 static_cast<int64_t>(grid.workspace_bytes),
+         "workspace is smaller than grid.workspace_bytes");
+  p.q = q.data;
+  p.out = out.data;
+  p.q_stride = q.step(0);
+  p.out_stride = out.step(0);
+  p.dtype = q.dtype == DType::kBF16 ? cuda::Dtype::kBF16 : cuda::Dtype::kF16;
+  p.num_rows = static_cast<int>(q.dim(0));
+  p.page_table = page_table.ptr<int32_t>();
+  p.page_table_stride = page_table.step(0);
+  p.scoring.scale = scale;
+  p.scoring.softcap = softcap;
+  p.scoring.window_left = window_left;
+  p.message = message.ptr<int32_t>();
+  p.plan_offset = plan_offset;
+  p.workspace = workspace.data;
+  p.pdl = pdl;
+  check_cuda(cuda::decode_attention(p, as_stream(stream)), "decode_attention");
+}
+
+}  // namespace
+
+void bind_cuda_decode(py::module_& m) {
+  m.attr("DECODE_HEAD_DIMS") = py::make_tuple(64, 80, 96, 128, 192, 256);
+  py::class_<cuda::DecodeGrid>(m, "DecodeGrid",
+                               "How this device runs decode attention for a model's heads.")
+      .def(py::init(&make_grid), "num_q_heads"_a, "num_kv_heads"_a, "head_dim"_a,
+           "kv_format"_a = "", "num_sms"_a = 0)
+      .def_property_readonly("num_ctas", [](const cuda::DecodeGrid& g) { return g.plan.num_ctas; })
+      .def_property_readonly("num_head_blocks",
+                             [](const cuda::DecodeGrid& g) { return g.plan.num_head_blocks; })
+      .def_property_readonly("tile_tokens",
+                             [](const cuda::DecodeGrid& g) { return g.plan.tile_tokens; })
+      .def_readonly("workspace_bytes", &cuda::DecodeGrid::workspace_bytes);
+  m.def("decode_plan_words", &plan_words, "plans"_a,
+        "Words that plan_decode appends to a message, less its alignment (at most 3).");
+  m.def("plan_decode", &plan_decode, "message"_a, "plans"_a,
+        py::call_guard<py::gil_scoped_release>(),
+        "Appends the decode work lists to a host message; returns the bytes to copy.");
+  m.def("cuda_decode_attention", &decode_attention, "q"_a, "k_cache"_a, "v_cache"_a, "page_table"_a,
+        "message"_a, "workspace"_a, "out"_a, py::kw_only(), "scale"_a, "window_left"_a = -1,
+        "softcap"_a = 0.0f, "kv_format"_a = "", "k_scale"_a = 1.0f, "v_scale"_a = 1.0f,
+        "plan_offset"_a = 0, "pdl"_a = false, "stream"_a,
+        "Attention of the message's decode rows; tokens beyond the step's get zeros.");
+}
+
+}  // namespace srt::bind

@@ -1,0 +1,195 @@
+// Paged decode attention: softmax(q K^T) V for one query token per sequence.
+//
+// Shapes    see DecodeParams; head_dim a multiple of 16; page_size a power of two; 16-byte aligned
+// rows. Parallel  a persistent grid; a CTA runs over its piece of the plan's line of 16-token
+// tiles, its
+//           warps taking them in turn. A warp copies its tiles into a ring of its own and needs no
+//           barrier until the unit ends; the ring fills ahead across units.
+// Bound     HBM: every visible K and V byte once.
+// Numerics  products in the pool's dtype (fp8: fp16) with float accumulators; softmax in float, P
+//           rounded to the product's dtype; the order of additions is fixed by the plan.
+#pragma once
+
+#include <cstdint>
+
+#include "attention/merge.cuh"
+
+namespace srt::cuda::decode {
+
+constexpr int kLookAhead = 2;  // tiles between a page table read and its use
+
+template <typename S>
+__host__ __device__ constexpr size_t smem_bytes(int heads_per_block) {
+  return static_cast<size_t>(S::kRingBytes) + S::kWarps * 8 * S::kHeadTiles * sizeof(float2) +
+         static_cast<size_t>(S::kWarps) * heads_per_block * S::kMergeStride * sizeof(float);
+}
+
+// Rows beyond the step's tokens belong to padding: nobody reads them, but NaN must not spread.
+template <typename S>
+__device__ __forceinline__ void clear_padding(const Args& args, int num_tokens) {
+  const int row_pairs = args.num_kv_heads * args.group * S::kHeadDim / 2;
+  for (int row = num_tokens + blockIdx.x; row < args.num_rows; row += gridDim.x) {
+    auto* out =
+        reinterpret_cast<uint32_t*>(static_cast<uint16_t*>(args.out) + row * args.out_stride);
+    for (int i = threadIdx.x; i < row_pairs; i += S::kThreads) out[i] = 0;
+  }
+}
+
+template <typename S>
+__device__ __forceinline__ Unit unit_at(const Args& args, const Cursor<S::kTokens>& at,
+                                        const int32_t* record, int num_tiles) {
+  const int kv_head = at.block / args.blocks_per_kv;
+  const int first = (at.block - kv_head * args.blocks_per_kv) * args.heads_per_block;
+  Unit unit;
+  unit.token = at.seq;
+  unit.head = kv_head * args.group + first;
+  unit.num_heads = min(args.heads_per_block, args.group - first);
+  unit.origin = blockIdx.x;
+  unit.parts = 1;
+  if (at.begin == 0) {
+    unit.origin = record[kWorkOrigin];
+    unit.parts = record[kWorkParts];
+  } else if (at.end == num_tiles) {
+    unit.parts = record[kWorkLastParts];
+  }
+  return unit;
+}
+
+template <typename S>
+__device__ __forceinline__ const void* query_row(const Args& args, const Unit& unit) {
+  return static_cast<const uint16_t*>(args.q) + unit.token * args.q_stride +
+         unit.head * S::kHeadDim;
+}
+
+// A warp's ring of stages; each holds a K and a V tile.
+template <typename S>
+struct Ring {
+  uint32_t base;
+  int stage = 0;
+
+  __device__ __forceinline__ uint32_t k() const { return base + stage * (2 * S::kTileBytes); }
+  __device__ __forceinline__ uint32_t v() const { return k() + S::kTileBytes; }
+  __device__ __forceinline__ void step() { stage = stage + 1 == S::kStages ? 0 : stage + 1; }
+};
+
+// Starts the first kStages tiles. Under programmatic dependent launch all but the newest token's
+// tile lie in the pool already, so most copies need not wait for the previous kernel.
+template <typename S>
+__device__ __forceinline__ void fill_ring(const Args& args, Fetcher<S>& fetcher, Ring<S>& ring,
+                                          int place) {
+  Located tiles[S::kStages];
+#pragma unroll
+  for (int i = 0; i < S::kStages; ++i) tiles[i] = fetcher.locate(args, place + i * S::kWarps);
+  bool waited = false;
+#pragma unroll
+  for (int i = 0; i < S::kStages; ++i) {
+    if (tiles[i].newest && !waited) {
+      ptx::grid_wait();
+      waited = true;
+    }
+    const uint32_t base = fetcher.address(args, tiles[i]);
+    fetcher.copy(args, args.k_pool, base, tiles[i].visible, ring.k());
+    fetcher.copy(args, args.v_pool, base, tiles[i].visible, ring.v());
+    ring.step();
+  }
+  if (!waited) ptx::grid_wait();
+}
+
+// One tile: scores while V is still on its way; each buffer is refilled as soon as it is read.
+// `next` is the tile that follows in this stage.
+template <typename S>
+__device__ __forceinline__ void run_tile(const Args& args, const Queries<S>& q, Running<S>& run,
+                                         const Fetcher<S>& fetcher, const Located& next,
+                                         Ring<S>& ring, int2 visible, int lane) {
+  const uint32_t fragment = fragment_offset<S>(lane);
+  const uint32_t base = fetcher.address(args, next);
+  Scores<S> scores;
+  ptx::cp_async_wait<2 * S::kStages - 1>();
+  __syncwarp();  // every lane's copies of K have landed
+  score(scores, q, ring.k() + fragment);
+  __syncwarp();  // all lanes have read K
+  fetcher.copy(args, args.k_pool, base, next.visible, ring.k());
+  if (args.softcap > 0.0f) cap_tile(scores, args.score_scale, args.softcap);
+  if (visible.x > 0 || visible.y < S::kTokens) mask_tile(scores, visible, lane);
+  Probs<S> probs;
+  online_softmax(run, scores, args.exp_scale, probs, lane);
+  ptx::cp_async_wait<2 * S::kStages - 1>();
+  __syncwarp();  // every lane's copies of V have landed
+  accumulate(run, probs, ring.v() + fragment);
+  __syncwarp();  // all lanes have read V
+  fetcher.copy(args, args.v_pool, base, next.visible, ring.v());
+  ring.step();
+}
+
+template <typename S>
+__device__ __forceinline__ void finish_unit(const MergeSpace<S>& space, const Args& args,
+                                            const Unit& unit, int begin, int end, Running<S>& run) {
+  __syncthreads();  // the last unit's results have been read
+  share_running(space, args, run, unit.num_heads, threadIdx.x / 32, threadIdx.x % 32);
+  __syncthreads();  // all warps' results can be read
+  join_warps(space, args, unit, begin % S::kWarps, min(end - begin, S::kWarps));
+  if (unit.parts > 1 && arrive_last(args, unit)) join_parts<S>(args, unit);
+}
+
+template <typename S>
+__global__ void __launch_bounds__(S::kThreads, S::kCtasPerSm)
+    decode_kernel(const __grid_constant__ Args args) {
+  extern __shared__ __align__(16) uint8_t smem[];
+  const int warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32;
+  const int32_t* msg = args.message;
+  const bool planned = msg[message::kNumWork] > 0;
+  const int32_t* record = msg + msg[message::kOffWork] + args.plan_offset + blockIdx.x * kWorkWords;
+  const int32_t* seqs = msg + msg[message::kOffSeqs];
+  const int num_tiles = planned ? record[kWorkNumTiles] : 0;
+  if (num_tiles == 0) {
+    ptx::grid_wait();
+    ptx::grid_launch();
+    return clear_padding<S>(args, msg[message::kNumTokens]);
+  }
+
+  Ring<S> ring{ptx::smem_address(smem) + warp * (S::kRingBytes / S::kWarps)};
+  Fetcher<S> fetcher(args, seqs, record, num_tiles, lane);
+  fill_ring(args, fetcher, ring, warp);
+  ptx::grid_launch();
+  int ahead = warp + S::kStages * S::kWarps;
+  Located next[kLookAhead];  // page table reads under way
+#pragma unroll
+  for (int i = 0; i < kLookAhead; ++i) next[i] = fetcher.locate(args, ahead + i * S::kWarps);
+  ahead += kLookAhead * S::kWarps;
+  clear_padding<S>(args, msg[message::kNumTokens]);
+
+  MergeSpace<S> space;
+  space.ml = reinterpret_cast<float2*>(smem + S::kRingBytes);
+  space.o = reinterpret_cast<float*>(space.ml + S::kWarps * 8 * S::kHeadTiles);
+  Cursor<S::kTokens> at;
+  at.start(args, seqs, record);
+  int place = warp;
+  Queries<S> q;
+  Running<S> run;
+  Unit unit = unit_at<S>(args, at, record, num_tiles);
+  load_queries(q, query_row<S>(args, unit), unit.num_heads, lane);
+  while (true) {
+    convert_queries(q, args.is_bf16);
+    run.reset();
+    for (; place < at.end; place += S::kWarps) {
+      run_tile(args, q, run, fetcher, next[0], ring, at.visible(args, place), lane);
+#pragma unroll
+      for (int i = 1; i < kLookAhead; ++i) next[i - 1] = next[i];
+      next[kLookAhead - 1] = fetcher.locate(args, ahead);
+      ahead += S::kWarps;
+    }
+    const Unit done = unit;
+    const int begin = at.begin;
+    const int end = at.end;
+    if (end < num_tiles) {  // the next queries arrive while this unit is finished
+      at.next(args, seqs, num_tiles);
+      unit = unit_at<S>(args, at, record, num_tiles);
+      load_queries(q, query_row<S>(args, unit), unit.num_heads, lane);
+    }
+    finish_unit(space, args, done, begin, end, run);
+    if (end == num_tiles) return;
+  }
+}
+
+}  // namespace srt::cuda::decode

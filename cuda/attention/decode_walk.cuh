@@ -1,0 +1,175 @@
+// How a warp of the decode kernel finds its KV tiles and brings them into its ring of stages.
+#pragma once
+
+#include <cstdint>
+
+#include "attention/decode_tile.cuh"
+
+namespace srt::cuda::decode {
+
+// DecodeParams as the kernel wants them.
+struct Args {
+  const void* q;
+  void* out;
+  const char* k_pool;
+  const char* v_pool;
+  const int32_t* page_table;
+  const int32_t* message;
+  unsigned* arrivals;  // [num_ctas]: parts finished of the unit that begins in that CTA
+  float2* part_ml;     // [2 * num_ctas, 8 * kHeadTiles]: maximum (in powers of two) and sum
+  float* part_o;       // [2 * num_ctas, heads_per_block, head_dim], not yet divided by the sum
+  int64_t q_stride;
+  int64_t out_stride;
+  int64_t table_stride;
+  int num_rows;
+  int group;  // query heads of a KV head
+  int heads_per_block;
+  int blocks_per_kv;  // head blocks of a KV head
+  int num_kv_heads;
+  int num_head_blocks;  // of a sequence
+  int log2_page;
+  int window_left;
+  int plan_offset;
+  bool is_bf16;       // q and out
+  float score_scale;  // of the raw product, before the soft cap
+  float softcap;
+  float exp_scale;  // from (capped) scores to exponents of two
+  float v_scale;
+};
+
+// A CTA's run of tiles, and a position in it. begin and end count along the run.
+template <int kTokens>
+struct Cursor {
+  int seq;
+  int block;
+  int row;
+  int len;
+  int next_row;  // of the sequence after: read early, for a global load takes microseconds under
+                 // load
+  int next_len;
+  int begin;  // the unit's part of the run
+  int end;
+  int tile0;  // the sequence's tile that stands at `begin`
+
+  __device__ __forceinline__ void start(const Args& args, const int32_t* seqs,
+                                        const int32_t* record) {
+    const int4 a = *reinterpret_cast<const int4*>(record);
+    const int4 b = *reinterpret_cast<const int4*>(record + 4);
+    seq = a.x;
+    block = a.y;
+    row = b.x;
+    len = b.y;
+    begin = 0;
+    tile0 = a.z;
+    const TileRange tiles = decode_tiles(len, args.window_left, kTokens);
+    end = min(a.w, tiles.first + tiles.count - a.z);
+    peek(seqs);
+  }
+
+  // The message goes on behind its last sequence, so reading one too many is harmless.
+  __device__ __forceinline__ void peek(const int32_t* seqs) {
+    const int32_t* record = seqs + (seq + 1) * message::kSeqWords;
+    next_row = record[message::kSeqRow];
+    next_len = record[message::kSeqLen];
+  }
+
+  __device__ __forceinline__ void next(const Args& args, const int32_t* seqs, int num_tiles) {
+    if (++block == args.num_head_blocks) {
+      block = 0;
+      ++seq;
+      row = next_row;
+      len = next_len;
+      peek(seqs);
+    }
+    const TileRange tiles = decode_tiles(len, args.window_left, kTokens);
+    tile0 = tiles.first;
+    begin = end;
+    end = min(begin + tiles.count, num_tiles);
+  }
+
+  // Tokens of the tile at `place` that the query sees: [x, y) of kTokens.
+  __device__ __forceinline__ int2 visible(const Args& args, int place) const {
+    const int token = (tile0 + place - begin) * kTokens;
+    const int start = args.window_left >= 0 ? max(len - args.window_left - 1, 0) : 0;
+    return make_int2(max(start - token, 0), min(len - token, kTokens));
+  }
+};
+static_assert(kWorkSeq == 0 && kWorkBlock == 1 && kWorkTile == 2 && kWorkNumTiles == 3 &&
+              kWorkRow == 4 && kWorkLen == 5);
+
+// A tile on its way: what its page table entry turns into addresses.
+struct Located {
+  int page;      // still being read
+  int row;       // first row within the page, counted over its heads
+  int2 visible;  // y is 0 past the end of the run
+  bool newest;   // holds the token that this step has written
+};
+
+// Runs ahead of the arithmetic: locate() starts the page table read of a tile, and only a tile
+// later copy() starts its copies, so that neither latency is waited for.
+template <typename S>
+class Fetcher {
+ public:
+  __device__ __forceinline__ Fetcher(const Args& args, const int32_t* seqs, const int32_t* record,
+                                     int num_tiles, int lane)
+      : seqs_(seqs), num_tiles_(num_tiles), lane_(lane) {
+    cursor_.start(args, seqs, record);
+  }
+
+  __device__ __forceinline__ Located locate(const Args& args, int place) {
+    Located tile{0, 0, {0, 0}, false};
+    if (place >= num_tiles_) return tile;
+    while (place >= cursor_.end) cursor_.next(args, seqs_, num_tiles_);
+    tile.visible = cursor_.visible(args, place);
+    const int first = (cursor_.tile0 + place - cursor_.begin) * S::kTokens;
+    tile.newest = first + S::kTokens >= cursor_.len;
+    // One page holds the whole tile, or every lane looks up the page of "its" token.
+    const int own = min(max(lane_ % S::kTokens, tile.visible.x), tile.visible.y - 1);
+    const int token = first + (one_page(args) ? 0 : own);
+    const int head = args.blocks_per_kv == 1 ? cursor_.block : cursor_.block / args.blocks_per_kv;
+    tile.row = (head << args.log2_page) + (token & ((1 << args.log2_page) - 1));
+    tile.page =
+        __ldg(args.page_table + cursor_.row * args.table_stride + (token >> args.log2_page));
+    return tile;
+  }
+
+  // The tile's (or the lane's) first 16-byte piece, as an index into the pool.
+  __device__ __forceinline__ uint32_t address(const Args& args, const Located& tile) const {
+    const auto rows = static_cast<uint32_t>(tile.page * args.num_kv_heads) << args.log2_page;
+    return (rows + tile.row) * S::kChunks;
+  }
+
+  // One K or V tile into `stage`, as one copy group (an empty one past the end of the run). Hidden
+  // rows become zeros: a probability of zero times NaN is NaN.
+  __device__ __forceinline__ void copy(const Args& args, const char* pool, uint32_t base,
+                                       int2 visible, uint32_t stage) const {
+    constexpr int kPieces = S::kTokens * S::kChunks;
+    if (visible.y > 0) {
+#pragma unroll
+      for (int i = 0; i < kPieces; i += 32) {
+        const int piece = i + lane_;
+        const int row = piece / S::kChunks;
+        const int col = piece % S::kChunks;
+        uint32_t source = base + piece;
+        if (!one_page(args)) source = __shfl_sync(kFullWarp, base, row) + col;
+        if (kPieces % 32 != 0 && piece >= kPieces) continue;
+        ptx::cp_async_16(stage + row * S::kRowStride + col * 16,
+                         pool + static_cast<uint64_t>(source) * 16,
+                         row >= visible.x && row < visible.y);
+      }
+    }
+    ptx::cp_async_commit();
+  }
+
+ private:
+  __device__ __forceinline__ static bool one_page(const Args& args) {
+    return (1 << args.log2_page) >= S::kTokens;
+  }
+
+  const int32_t* seqs_;
+  int num_tiles_;
+  int lane_;
+  Cursor<S::kTokens> cursor_;
+};
+
+}  // namespace srt::cuda::decode

@@ -1,0 +1,127 @@
+#include "attention/plan.h"
+
+#include <algorithm>
+
+namespace srt::cuda {
+namespace {
+
+// `count` neighbouring pieces of the line from tile `base` on; the first `longer` have quota + 1
+// tiles.
+struct EqualCuts {
+  int64_t base;
+  int64_t count;
+  int64_t quota;
+  int64_t longer;
+
+  EqualCuts(int64_t first_tile, int64_t num_tiles, int64_t num_pieces)
+      : base(first_tile),
+        count(num_pieces),
+        quota(num_pieces > 0 ? num_tiles / num_pieces : 0),
+        longer(num_pieces > 0 ? num_tiles % num_pieces : 0) {}
+
+  int64_t begin(int64_t piece) const { return base + piece * quota + std::min(piece, longer); }
+  int64_t piece_of(int64_t tile) const {
+    const int64_t offset = tile - base;
+    const int64_t split = longer * (quota + 1);
+    return offset < split ? offset / (quota + 1) : longer + (offset - split) / quota;
+  }
+};
+
+// The pieces of the CTAs that start at once, then the smaller ones of those that follow.
+struct Cuts {
+  EqualCuts first;
+  EqualCuts tail;
+
+  int64_t count() const { return first.count + tail.count; }
+  int64_t begin(int64_t piece) const {
+    return piece < first.count ? first.begin(piece) : tail.begin(piece - first.count);
+  }
+  int64_t piece_of(int64_t tile) const {
+    return tile < tail.base ? first.piece_of(tile) : first.count + tail.piece_of(tile);
+  }
+};
+
+Cuts make_cuts(int64_t total, const DecodePlanShape& shape) {
+  const int64_t share = total * shape.tail_percent / 100;
+  const int64_t tail_count =
+      std::min<int64_t>(shape.num_ctas - shape.num_resident, share / shape.min_tail_tiles);
+  const int64_t tail_tiles = tail_count > 0 ? share : 0;
+  const int64_t first_tiles = total - tail_tiles;
+  const int64_t wanted = (first_tiles + shape.min_tiles - 1) / shape.min_tiles;
+  return {EqualCuts(0, first_tiles, std::min<int64_t>(shape.num_resident, wanted)),
+          EqualCuts(first_tiles, tail_tiles, tail_count)};
+}
+
+// Walks the line sequence by sequence.
+struct Walk {
+  const int32_t* seqs;
+  const DecodePlanShape& shape;
+  int seq = 0;
+  int64_t base = 0;  // place of the sequence's first tile in the line
+  TileRange tiles;
+
+  Walk(const int32_t* records, const DecodePlanShape& plan)
+      : seqs(records), shape(plan), tiles(tiles_of(len())) {}
+
+  int row() const { return seqs[seq * message::kSeqWords + message::kSeqRow]; }
+  int len() const { return seqs[seq * message::kSeqWords + message::kSeqLen]; }
+  TileRange tiles_of(int seq_len) const {
+    return decode_tiles(seq_len, shape.window_left, shape.tile_tokens);
+  }
+  int64_t size() const { return static_cast<int64_t>(tiles.count) * shape.num_head_blocks; }
+  void seek(int64_t place) {
+    while (place >= base + size()) {
+      base += size();
+      ++seq;
+      tiles = tiles_of(len());
+    }
+  }
+};
+
+int64_t count_tiles(const int32_t* seqs, int num_decode, const DecodePlanShape& shape) {
+  int64_t total = 0;
+  for (int i = 0; i < num_decode; ++i) {
+    const int len = seqs[i * message::kSeqWords + message::kSeqLen];
+    total += decode_tiles(len, shape.window_left, shape.tile_tokens).count;
+  }
+  return total * shape.num_head_blocks;
+}
+
+void write_record(const Walk& walk, const Cuts& cuts, int cta, int32_t* record) {
+  const int64_t begin = cuts.begin(cta);
+  const int64_t end = cuts.begin(cta + 1);
+  const int64_t offset = begin - walk.base;
+  const int64_t block = offset / walk.tiles.count;
+  const int64_t tile = offset - block * walk.tiles.count;
+  const int64_t unit_begin = begin - tile;
+  const int64_t unit_end = unit_begin + walk.tiles.count;
+  const int64_t origin = tile == 0 ? cta : cuts.piece_of(unit_begin);
+  const int64_t last = unit_end <= end ? cta : cuts.piece_of(unit_end - 1);
+  const int64_t parts = last - origin + 1;
+  record[kWorkSeq] = walk.seq;
+  record[kWorkBlock] = static_cast<int32_t>(block);
+  record[kWorkTile] = static_cast<int32_t>(walk.tiles.first + tile);
+  record[kWorkNumTiles] = static_cast<int32_t>(end - begin);
+  record[kWorkRow] = walk.row();
+  record[kWorkLen] = walk.len();
+  record[kWorkOrigin] = static_cast<int32_t>(origin);
+  record[kWorkParts] = static_cast<int32_t>(parts);
+  record[kWorkLastParts] = 1;
+  if (origin == cta - 1) record[kWorkLastParts - kWorkWords] = static_cast<int32_t>(parts);
+}
+
+}  // namespace
+
+void plan_decode(const int32_t* seqs, int num_decode, const DecodePlanShape& shape,
+                 int32_t* records) {
+  std::fill_n(records, static_cast<int64_t>(shape.num_ctas) * kWorkWords, 0);
+  if (num_decode == 0) return;
+  const Cuts cuts = make_cuts(count_tiles(seqs, num_decode, shape), shape);
+  Walk walk(seqs, shape);
+  for (int cta = 0; cta < cuts.count(); ++cta) {
+    walk.seek(cuts.begin(cta));
+    write_record(walk, cuts, cta, records + static_cast<int64_t>(cta) * kWorkWords);
+  }
+}
+
+}  // namespace srt::cuda

@@ -1,0 +1,68 @@
+"""The decode attention's part of a step: its plans in the message, its workspace on the device."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from srt.batch import DecodeKind
+from srt.core import native
+from srt.layers.attention import Attention
+
+log = logging.getLogger(__name__)
+
+ALIGN_WORDS = 4  # the work section starts 16-byte aligned
+
+
+def decode_kinds(model: nn.Module) -> set[DecodeKind]:
+    """The kinds of a model's attention layers that the decode kernel takes.
+
+    Decodes of any other layer run as extends of one token.
+    """
+    kinds = set()
+    for layer in model.modules():
+        if isinstance(layer, Attention):
+            spec = layer.spec
+            kinds.add(
+                DecodeKind(spec.num_heads, spec.num_kv_heads, spec.head_dim, spec.window_left)
+            )
+    taken = {kind for kind in kinds if kind.head_dim in native.DECODE_HEAD_DIMS}
+    for kind in sorted(kinds - taken):
+        log.warning("no decode attention kernel for head_dim %d: slower decodes", kind.head_dim)
+    return taken
+
+
+class DecodePlanner:
+    """Appends the decode work lists to step messages; layers of one kind share a plan.
+
+    Args:
+        kinds: of the model's layers on this rank.
+        kv_format: as in KvPool.
+
+    Raises:
+        ValueError: a kind for which there is no kernel.
+    """
+
+    def __init__(self, kinds: Iterable[DecodeKind], kv_format: str, device: torch.device) -> None:
+        self._plans: list[tuple[native.DecodeGrid, int]] = []
+        offsets: dict[DecodeKind, int] = {}
+        workspace_bytes = 0
+        for kind in sorted(set(kinds)):
+            offsets[kind] = native.decode_plan_words(self._plans)
+            grid = native.DecodeGrid(kind.num_heads, kind.num_kv_heads, kind.head_dim, kv_format)
+            self._plans.append((grid, kind.window_left))
+            workspace_bytes = max(workspace_bytes, grid.workspace_bytes)
+        self.offsets: Mapping[DecodeKind, int] = offsets
+        self.workspace = torch.zeros(workspace_bytes, dtype=torch.uint8, device=device)
+
+    @property
+    def max_words(self) -> int:
+        """The most words that a message grows by."""
+        return native.decode_plan_words(self._plans) + ALIGN_WORDS
+
+    def plan(self, message: Tensor) -> int:
+        """Plans the decodes of a host message; returns how many bytes the device needs."""
+        return native.plan_decode(message, self._plans)
