@@ -34,7 +34,6 @@ class Answer:
         input_ids: Sequence[int],
         options: AnswerOptions,
     ) -> None:
-        self.seq_id = -1
         self.error: str | None = None
         self.tokens: list[int] = []
         self._id = uuid.uuid4().hex
@@ -53,13 +52,14 @@ class Answer:
         return self._finish != FinishReason.NONE
 
     def push(
-        self, token: int, finish: FinishReason, cached_tokens: int, logprobs: SeqLogprobs | None
+        self, token: int, finish: int, cached_tokens: int, logprobs: SeqLogprobs | None
     ) -> bool:
         """Takes one event in; none may follow once `is_done`.
 
         Returns whether a stop string has ended what still runs: the engine must be told.
         """
-        self._finish = finish
+        if finish:
+            self._finish = FinishReason(finish)
         if cached_tokens >= 0:
             self._cached_tokens = cached_tokens
         if logprobs is not None:
@@ -68,7 +68,7 @@ class Answer:
             self.tokens.append(token)
         if self._output is not None:
             self._push_text(self._output, token, finish)
-        return self._finish != finish and finish == FinishReason.NONE
+        return not finish and self.is_done
 
     def result(self) -> Result:
         """Everything so far."""
@@ -87,11 +87,11 @@ class Answer:
         self._parts = ["".join(self._parts)]
         return {"text": self._parts[0], "meta_info": meta}
 
-    def _push_text(self, output: OutputText, token: int, finish: FinishReason) -> None:
+    def _push_text(self, output: OutputText, token: int, finish: int) -> None:
         is_hidden_stop = finish == FinishReason.STOP and not self._shows_stop
         if token >= 0 and not is_hidden_stop:
             self._parts.append(output.push([token]))
-        if finish != FinishReason.NONE and output.matched is None:
+        if finish and output.matched is None:
             self._parts.append(output.finish())
         if output.matched is not None:
             self._finish = FinishReason.STOP

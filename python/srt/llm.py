@@ -20,8 +20,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from srt.answer import Answer, AnswerOptions, Result
+from srt.channel import GenerateRequest, SeqLogprobs
 from srt.config import Settings
-from srt.engine.client import EngineClient, Event
+from srt.engine.client import EngineClient, Sink
 from srt.errors import InternalServerError, InvalidParameter
 from srt.hub import HubOptions, resolve_model
 from srt.text.sampling import Limits, Sampling, SamplingFields, check_sampling
@@ -32,9 +33,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One sequence to run: a prompt's choice. index: its place in the results."""
+    """One sequence to run: a prompt's choice."""
 
-    index: int
     input_ids: list[int]
     sampling: Sampling
     choice: int
@@ -160,8 +160,7 @@ class Engine:
         jobs: list[Job] = []
         for ids, fields in zip(prompts, each, strict=True):
             sampling = self._sampling(fields)
-            for choice in range(sampling.n):
-                jobs.append(Job(len(jobs), ids, sampling, choice, options))
+            jobs += [Job(ids, sampling, choice, options) for choice in range(sampling.n)]
         return jobs, is_list or len(jobs) > 1
 
     def _prompts(
@@ -192,65 +191,79 @@ class Engine:
             raise InvalidParameter("stop needs a tokenizer, but skip_tokenizer_init is set", "stop")
         return sampling
 
-    def _start(self, job: Job, on_news: Callable[[Answer], None]) -> tuple[int, Answer]:
-        """Submits a sequence; `on_news` is called on the client's thread when it has grown."""
-        params = job.sampling.for_prompt(len(job.input_ids), self._limits)
-        params = msgspec.structs.replace(params, seed=job.sampling.seed_of(job.choice))
-        answer = Answer(self.tokenizer, job.sampling.text, job.input_ids, job.options)
+    def _start(
+        self, jobs: list[Job], on_news: Callable[[int, Answer], None]
+    ) -> tuple[list[int], list[Answer]]:
+        """Submits sequences together; `on_news(index, answer)` is called when one has grown.
 
-        def sink(event: Event) -> None:
+        It is called on the client's thread, and must return soon.
+        """
+        answers = [
+            Answer(self.tokenizer, job.sampling.text, job.input_ids, job.options) for job in jobs
+        ]
+        requests = [
+            (self._request(job), self._sink(i, answers[i], on_news)) for i, job in enumerate(jobs)
+        ]
+        return self._client.submit(requests), answers
+
+    def _request(self, job: Job) -> GenerateRequest:
+        params = job.sampling.for_prompt(len(job.input_ids), self._limits)
+        options = job.options
+        return GenerateRequest(
+            seq_id=0,  # the client gives it
+            input_ids=array("i", job.input_ids).tobytes(),
+            sampling=msgspec.structs.replace(params, seed=job.sampling.seed_of(job.choice)),
+            return_logprob=options.return_logprob,
+            logprob_start=options.prompt_start if options.return_logprob else -1,
+            top_logprobs=options.top_k if options.return_logprob else 0,
+        )
+
+    def _sink(self, index: int, answer: Answer, on_news: Callable[[int, Answer], None]) -> Sink:
+        def sink(
+            seq_id: int,
+            token: int,
+            finish: int,
+            cached_tokens: int,
+            logprobs: SeqLogprobs | None,
+            error: str | None,
+        ) -> None:
             if answer.is_done:
                 return  # ended by a stop string; the engine has learnt of it only now
-            answer.error = event.error
-            if answer.push(event.token, event.finish, event.cached_tokens, event.logprobs):
-                self._client.abort(answer.seq_id)
-            on_news(answer)
+            answer.error = error
+            if answer.push(token, finish, cached_tokens, logprobs):
+                self._client.abort([seq_id])
+            on_news(index, answer)
 
-        seq_id = self._client.submit(
-            sink,
-            input_ids=array("i", job.input_ids).tobytes(),
-            sampling=params,
-            return_logprob=job.options.return_logprob,
-            logprob_start=job.options.prompt_start,
-            top_logprobs=job.options.top_k if job.options.return_logprob else 0,
-        )
-        answer.seq_id = seq_id
-        return seq_id, answer
+        return sink
 
     def _run(self, jobs: list[Job]) -> list[Result]:
         finished = threading.Semaphore(0)
 
-        def on_news(answer: Answer) -> None:
+        def on_news(index: int, answer: Answer) -> None:  # noqa: ARG001
             if answer.is_done:
                 finished.release()
 
-        started: list[tuple[int, Answer]] = []
+        seq_ids, answers = self._start(jobs, on_news)
         try:
-            started.extend(self._start(job, on_news) for job in jobs)
             for _ in jobs:
                 finished.acquire()
-        except BaseException:
-            for seq_id, _ in started:
-                self._client.abort(seq_id)
+        except BaseException:  # Ctrl-C: nobody waits for them any more
+            self._client.abort(seq_ids)
             raise
-        return [_result(answer) for _, answer in started]
+        return [_result(answer) for answer in answers]
 
     def _stream(self, jobs: list[Job]) -> Iterator[Result]:
         news: queue.SimpleQueue[tuple[int, Result | Exception, bool]] = queue.SimpleQueue()
 
-        def announce(index: int) -> Callable[[Answer], None]:
-            def on_news(answer: Answer) -> None:
-                try:
-                    news.put((index, _result(answer), answer.is_done))
-                except InternalServerError as e:
-                    news.put((index, e, True))
+        def on_news(index: int, answer: Answer) -> None:
+            try:
+                news.put((index, _result(answer), answer.is_done))
+            except InternalServerError as e:
+                news.put((index, e, True))
 
-            return on_news
-
-        seq_ids: list[int] = []
+        seq_ids, _ = self._start(jobs, on_news)
         num_running = len(jobs)
         try:
-            seq_ids.extend(self._start(job, announce(job.index))[0] for job in jobs)
             while num_running:
                 index, result, is_done = news.get()
                 num_running -= is_done
@@ -259,8 +272,7 @@ class Engine:
                 yield {**result, "index": index} if len(jobs) > 1 else result
         finally:
             if num_running:
-                for seq_id in seq_ids:
-                    self._client.abort(seq_id)
+                self._client.abort(seq_ids)
 
 
 def _result(answer: Answer) -> Result:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     return folder, write_tiny(folder)
 
 
-@pytest.fixture(autouse=True)
-def few_threads() -> None:
-    """Torch on as many threads as the smallest machine has; sums are then the same everywhere."""
-    torch.set_num_threads(2)
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> Iterator[None]:
+    """Small matrices are faster without a thread pool, and sums then have one order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

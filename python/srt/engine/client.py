@@ -6,10 +6,9 @@ import itertools
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import zmq
@@ -35,18 +34,19 @@ from srt.types import FinishReason
 POLL_MS = 200  # between looks at whether the client was closed
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """News of one sequence. token: -1 for none. cached_tokens: -1 but at its first event."""
+class Sink(Protocol):
+    """Where news of one sequence goes; see StepEvents for what the arguments mean."""
 
-    token: int
-    finish: FinishReason
-    cached_tokens: int = -1
-    logprobs: SeqLogprobs | None = None
-    error: str | None = None
-
-
-EventSink = Callable[[Event], None]
+    def __call__(
+        self,
+        seq_id: int,
+        token: int,
+        finish: int,
+        cached_tokens: int,
+        logprobs: SeqLogprobs | None,
+        error: str | None,
+    ) -> None:
+        """token: -1 for none. finish: a FinishReason. cached_tokens: -1 but at the first event."""
 
 
 class EngineClient:
@@ -60,7 +60,7 @@ class EngineClient:
         self._folder = tempfile.mkdtemp(prefix="srt-")
         self._context = zmq.Context()
         self._lock = threading.Lock()  # over the out sockets, the sinks and the calls
-        self._sinks: dict[int, tuple[int, EventSink]] = {}
+        self._sinks: dict[int, tuple[int, Sink]] = {}
         self._calls: dict[int, tuple[int, Future[Any]]] = {}
         self._ids = itertools.count(1)
         self._failure: str | None = None
@@ -86,22 +86,30 @@ class EngineClient:
         """The process ids of the copies' first ranks."""
         return [process.pid for process in self._processes]
 
-    def submit(self, sink: EventSink, **fields: Any) -> int:
-        """Starts a sequence; `fields` are GenerateRequest's but seq_id, which is returned."""
+    def submit(self, requests: Sequence[tuple[GenerateRequest, Sink]]) -> list[int]:
+        """Starts sequences together; their `seq_id`s are given here and returned."""
+        frames: list[list[bytes]] = [[] for _ in self._out]
+        seq_ids = []
         with self._lock:
             if self._failure is not None:
                 raise EngineDead(self._failure)
-            seq_id = next(self._ids)
-            copy = seq_id % len(self._out)
-            self._sinks[seq_id] = (copy, sink)
-            self._send(copy, GenerateRequest(seq_id=seq_id, **fields))
-        return seq_id
+            for request, sink in requests:
+                seq_id = next(self._ids)
+                copy = seq_id % len(self._out)
+                self._sinks[seq_id] = (copy, sink)
+                frames[copy].append(encode(msgspec.structs.replace(request, seq_id=seq_id)))
+                seq_ids.append(seq_id)
+            for socket, parts in zip(self._out, frames, strict=True):
+                if parts:
+                    socket.send_multipart(parts)  # arrives as a whole, so they start together
+        return seq_ids
 
-    def abort(self, seq_id: int) -> None:
-        """Asks for a sequence's end; its terminal event still comes."""
+    def abort(self, seq_ids: Sequence[int]) -> None:
+        """Asks for sequences' ends; their terminal events still come. Ended ones are fine."""
         with self._lock:
-            if seq_id in self._sinks:
-                self._send(self._sinks[seq_id][0], AbortRequest([seq_id]))
+            for seq_id in seq_ids:
+                if seq_id in self._sinks:
+                    self._send(self._sinks[seq_id][0], AbortRequest([seq_id]))
 
     def call(self, method: str, timeout_s: float = 60.0, **args: Any) -> list[Any]:
         """Calls all copies; their payloads. Raises InternalServerError with what one said."""
@@ -187,22 +195,21 @@ class EngineClient:
 
     def _deal_out(self, events: StepEvents) -> None:
         cached, logprobs, errors = events.cached_tokens, events.logprobs, events.errors
+        has_more = bool(cached or logprobs or errors)
         rows = zip(events.seq_ids, events.tokens, events.finish, strict=True)
         for seq_id, token, finish in rows:
+            entry = self._sinks.get(seq_id)
+            if entry is None:
+                continue  # failed together with another copy
+            sink = entry[1]
             if finish:
                 with self._lock:
-                    _, sink = self._sinks.pop(seq_id)
+                    del self._sinks[seq_id]
+            if has_more:
+                more = logprobs.get(seq_id), errors.get(seq_id)
+                sink(seq_id, token, finish, cached.get(seq_id, -1), *more)
             else:
-                _, sink = self._sinks[seq_id]
-            sink(
-                Event(
-                    token,
-                    FinishReason(finish),
-                    cached.get(seq_id, -1),
-                    logprobs.get(seq_id),
-                    errors.get(seq_id),
-                )
-            )
+                sink(seq_id, token, finish, -1, None, None)
 
     def _fail(self, message: str) -> None:
         """Everyone who waits for anything is told; the first message stays."""
@@ -211,8 +218,8 @@ class EngineClient:
             message = self._failure
             sinks, self._sinks = self._sinks, {}
             calls, self._calls = self._calls, {}
-        for _, sink in sinks.values():
-            sink(Event(-1, FinishReason.ERROR, error=message))
+        for seq_id, (_, sink) in sinks.items():
+            sink(seq_id, -1, FinishReason.ERROR, -1, None, message)
         waiting: list[Future[Any]] = [future for _, future in calls.values()]
         for future in [*waiting, *self._ready]:
             if not future.done():

@@ -12,6 +12,7 @@ from collections import deque
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from srt.channel import (
     AbortRequest,
@@ -165,7 +166,7 @@ class Engine:
         """What has happened since the last call, as one record."""
         news = self.scheduler.drain_events()
         seq_ids, finish = news.seq_ids.tolist(), news.finish.tolist()
-        tokens, cached = news.tokens.tolist(), news.cached_tokens.tolist()
+        tokens, cached = news.tokens.tolist(), news.cached_tokens
         errors, self._errors = self._errors, {}
         if not seq_ids and not errors:
             return None
@@ -174,18 +175,16 @@ class Engine:
             samples = news.sample_idx.tolist()
             for i, seq_id in enumerate(seq_ids):
                 if seq_id in self._book:
-                    kept[seq_id] = self._book.take(
-                        seq_id, samples[i], logprobs, is_first=cached[i] >= 0
-                    )
-        for seq_id, reason in zip(seq_ids, finish, strict=True):
-            if reason:
-                self._living.discard(seq_id)
-                self._book.close(seq_id)
+                    is_first = bool(cached[i] >= 0)
+                    kept[seq_id] = self._book.take(seq_id, samples[i], logprobs, is_first=is_first)
+        for i in np.flatnonzero(news.finish).tolist():
+            self._living.discard(seq_ids[i])
+            self._book.close(seq_ids[i])
         return StepEvents(
             seq_ids=seq_ids + list(errors),
             tokens=tokens + [-1] * len(errors),
             finish=finish + [int(FinishReason.ERROR)] * len(errors),
-            cached_tokens={s: c for s, c in zip(seq_ids, cached, strict=True) if c >= 0},
+            cached_tokens={seq_ids[i]: int(cached[i]) for i in np.flatnonzero(cached >= 0)},
             logprobs=kept,
             errors=errors,
         )
