@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
+from models.fp8_checkpoint import is_matrix, write_fp8
 from models.runner import load, random_tokens, relative_error
 from srt.errors import ConfigError, LoadError
 from srt.families import load_model_config
@@ -19,29 +19,6 @@ from srt.ops.fp8 import linear_fp8, quantize_rows
 from srt.tiny import write_tiny
 
 TOKENS = random_tokens(30)
-
-
-def is_matrix(name: str) -> bool:
-    return "layers" in name and name.endswith("proj.weight")
-
-
-def write_fp8(folder: Path, *, per_row: bool, method: dict[str, Any]) -> None:
-    """Turns a checkpoint into an fp8 one, with a scale a row or a tensor."""
-    weights = load_file(folder / "model.safetensors")
-    out: dict[str, Tensor] = {}
-    for name, value in weights.items():
-        if not is_matrix(name):
-            out[name] = value
-            continue
-        rows = value if per_row else value.reshape(1, -1)
-        stored, scales = quantize_rows(rows)
-        out[name] = stored.reshape(value.shape)
-        stem = name.removesuffix("weight")
-        out[f"{stem}weight_scale"] = scales.unsqueeze(1) if per_row else scales[0]
-        out[f"{stem}input_scale"] = torch.tensor(0.5)
-    save_file(out, folder / "model.safetensors")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": method}))
 
 
 def dequantized(folder: Path, family: str) -> Any:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from models.fp8_checkpoint import write_fp8
 from models.ranks import PROMPTS, Outputs, free_addr, run_ranks
 from models.runner import load, relative_error
 from srt.errors import ConfigError, LoadError
@@ -34,6 +36,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     made = [tmp_path_factory.mktemp("model") for _ in CASES]
     for folder, (family, changes) in zip(made, CASES, strict=True):
         write_tiny(folder, family, **changes)
+    for folder, per_row in zip(tuple(made), (True, False), strict=False):
+        in_fp8 = tmp_path_factory.mktemp("fp8")
+        shutil.copytree(folder, in_fp8, dirs_exist_ok=True)
+        write_fp8(in_fp8, per_row=per_row, method={"quant_method": "fp8"})
+        made.append(in_fp8)
     return made
 
 
@@ -42,7 +49,10 @@ def two_ranks(folders: list[Path], tmp_path_factory: pytest.TempPathFactory) -> 
     return run_ranks(2, folders, tmp_path_factory.mktemp("ranks"))
 
 
-@pytest.mark.parametrize("case", range(len(CASES)), ids=[c[0] for c in CASES])
+NAMES = [*(family for family, _ in CASES), "fp8 by row", "fp8 by tensor"]
+
+
+@pytest.mark.parametrize("case", range(len(NAMES)), ids=NAMES)
 def test_two_ranks_equal_one(
     folders: list[Path], two_ranks: list[list[Outputs]], case: int
 ) -> None:
