@@ -294,6 +294,64 @@ def read_glm(hf: HfConfig) -> ModelConfig:
     )
 
 
+def read_dbrx(hf: HfConfig) -> ModelConfig:
+    """DBRX: sizes under names of its own, q, k and v clamped, LayerNorm without bias."""
+    attn, ffn = hf.nested("attn_config"), hf.nested("ffn_config")
+    if attn is None or ffn is None:
+        raise LoadError(f"{hf.where}: attn_config and ffn_config are needed")
+    layers, heads, hidden = hf.integer("n_layers"), hf.integer("n_heads"), hf.integer("d_model")
+    order = ffn.number("moe_normalize_expert_weights", default=0.0)
+    if order not in (0.0, 1.0):
+        raise LoadError(f"{ffn.where}: moe_normalize_expert_weights {order} is not supported; 1 is")
+    act = ffn.nested("ffn_act_fn") or HfConfig({"name": "silu"}, ffn.where)
+    rope = read_rope(hf, hidden // heads)
+    moe = MoeConfig(
+        num_experts=ffn.integer("moe_num_experts"),
+        top_k=ffn.integer("moe_top_k"),
+        intermediate_size=ffn.integer("ffn_hidden_size"),
+        renormalize=order == 1.0,
+        layers=(True,) * layers,
+    )
+    return read_decoder(
+        hf,
+        num_kv_heads=attn.integer("kv_n_heads", default=1),
+        intermediate_size=moe.intermediate_size,
+        norm="layer",
+        norm_eps=1e-5,
+        activation=read_activation(act, "name"),
+        rope=replace(rope, theta=attn.number("rope_theta", default=rope.theta)),
+        qkv_clip=attn.number("clip_qkv", default=0.0),
+        moe=moe,
+    )
+
+
+def read_grok1(hf: HfConfig) -> ModelConfig:
+    """Grok-1: soft-capped scores and router, scaled embeddings and logits, tanh gelu."""
+    layers = hf.integer("num_hidden_layers")
+    head_dim = hf.integer("hidden_size") // hf.integer("num_attention_heads")
+    cap = hf.number("max_attn_value", "attn_logit_softcapping", default=30.0)
+    moe = MoeConfig(
+        num_experts=hf.integer("num_experts", "num_local_experts", default=8),
+        top_k=hf.integer("num_experts_per_tok", default=2),
+        intermediate_size=hf.integer("intermediate_size"),
+        renormalize=False,
+        layers=(True,) * layers,
+        router_softcap=hf.number("router_logit_softcapping", default=30.0),
+    )
+    return read_decoder(
+        hf,
+        activation="gelu_tanh",
+        norm_eps=hf.number("rms_norm_eps", default=1e-5),
+        sandwich_norm=True,
+        attn_scale=hf.number("attn_output_multiplier", default=head_dim**-0.5),
+        attn_softcap=cap,
+        embed_scale=hf.number("embedding_multiplier_scale", default=1.0),
+        logit_scale=hf.number("output_multiplier_scale", default=1.0),
+        tie_word_embeddings=hf.flag("tie_word_embeddings", default=True),
+        moe=moe,
+    )
+
+
 def headless(reader: Reader) -> Reader:
     """An embedding model: the same, without an lm_head."""
     return lambda hf: replace(reader(hf), has_lm_head=False)
@@ -303,11 +361,14 @@ READERS: dict[str, Reader] = {
     "ChatGLMForConditionalGeneration": read_chatglm,
     "ChatGLMModel": read_chatglm,
     "CohereForCausalLM": read_cohere,
+    "DbrxForCausalLM": read_dbrx,
     "DeepseekForCausalLM": read_deepseek,
     "ExaoneForCausalLM": read_exaone,
     "Gemma2ForCausalLM": read_gemma2,
     "GemmaForCausalLM": read_gemma,
     "GlmForCausalLM": read_glm,
+    "Grok1ForCausalLM": read_grok1,
+    "Grok1ModelForCausalLM": read_grok1,
     "InternLM2ForCausalLM": read_internlm2,
     "LlamaEmbeddingModel": headless(read_llama),
     "LlamaForCausalLM": read_llama,

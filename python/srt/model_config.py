@@ -50,6 +50,7 @@ class ModelConfig:
     parallel_residual: x + attn(norm(x)) + mlp(norm(x)), one norm a layer.
     sandwich_norm: attention's and MLP's outputs are normed before they are added.
     qk_norm: "", "rms" (one weight for all heads) or "layer" (LayerNorm, a weight row per head).
+    qkv_clip: q, k and v are clamped to ±it before rotation; 0: not.
     attn_scale: multiplies q·k.  attn_softcap, logit_softcap: cap·tanh(x / cap); 0: none.
     embed_scale, logit_scale: multiply the embeddings and the logits.
     has_lm_head: False for embedding models.
@@ -79,6 +80,7 @@ class ModelConfig:
     norm_offset: float = 0.0
     norm_bias: bool = False
     qkv_bias: bool = False
+    qkv_clip: float = 0.0
     o_bias: bool = False
     mlp_bias: bool = False
     lm_head_bias: bool = False
@@ -226,9 +228,9 @@ def read_activation(hf: HfConfig, *keys: str, default: str = "silu") -> str:
 
 def read_decoder(hf: HfConfig, **fields: Any) -> ModelConfig:
     """The fields that most families spell alike; `fields` replace what one spells its own way."""
-    num_layers = hf.integer("num_hidden_layers", "num_layers", "n_layer")
-    num_heads = hf.integer("num_attention_heads", "n_head")
-    hidden = hf.integer("hidden_size", "n_embd")
+    num_layers = hf.integer("num_hidden_layers", "num_layers", "n_layers")
+    num_heads = hf.integer("num_attention_heads", "n_heads")
+    hidden = hf.integer("hidden_size", "d_model")
     if not hf.has("head_dim") and "head_dim" not in fields and hidden % num_heads:
         raise LoadError(f"{hf.where}: hidden_size {hidden} is not a multiple of {num_heads} heads")
     head_dim = fields.pop("head_dim", None) or hf.integer("head_dim", default=hidden // num_heads)
@@ -253,7 +255,7 @@ def read_decoder(hf: HfConfig, **fields: Any) -> ModelConfig:
     if "norm_eps" not in fields:
         values["norm_eps"] = hf.number("rms_norm_eps", default=1e-6)
     if "intermediate_size" not in fields:
-        values["intermediate_size"] = hf.integer("intermediate_size", "n_inner")
+        values["intermediate_size"] = hf.integer("intermediate_size")
     if "activation" not in fields:
         values["activation"] = read_activation(hf)
     config = ModelConfig(**(values | fields))

@@ -68,6 +68,17 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {  # architecture → HF confi
             "head_dim": 24,
         },
     ),
+    "DbrxForCausalLM": (
+        "DbrxConfig",
+        {
+            "d_model": 64,
+            "n_heads": 4,
+            "n_layers": 3,
+            "max_seq_len": 512,
+            "attn_config": {"kv_n_heads": 2, "clip_qkv": 2.0, "rope_theta": 10000.0},
+            "ffn_config": {"ffn_hidden_size": 48, "moe_num_experts": 4, "moe_top_k": 2},
+        },
+    ),
     "CohereForCausalLM": ("CohereConfig", {"tie_word_embeddings": True, "logit_scale": 0.25}),
     "StableLmForCausalLM": ("StableLmConfig", {"use_qkv_bias": True}),
     "GlmForCausalLM": ("GlmConfig", {"head_dim": 16, "attention_bias": True}),

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from srt.tiny import BASE, make_hf_model
 
@@ -175,10 +177,100 @@ def deepseek(folder: Path) -> Any:
     return model
 
 
+class GrokReference(nn.Module):
+    """Grok-1 written out plainly, one token's neighbours at a time: nothing shared with srt."""
+
+    def __init__(self, state: State, cap: float) -> None:
+        super().__init__()
+        self.state, self.cap = state, cap
+
+    def norm(self, x: Tensor, name: str) -> Tensor:
+        return x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * self.state[f"{name}.scale"]
+
+    def attention(self, x: Tensor, name: str) -> Tensor:
+        length = x.shape[0]
+        q, k, v = (
+            (x @ self.state[f"{name}.{p}_proj.weight"].t()).view(length, -1, HEAD_DIM)
+            for p in "qkv"
+        )
+        freq = 10000.0 ** (-torch.arange(0, HEAD_DIM, 2) / HEAD_DIM)
+        turn = torch.polar(torch.ones(()), torch.outer(torch.arange(length), freq))[:, None]
+
+        def rotate(y: Tensor) -> Tensor:
+            z = torch.complex(*y.chunk(2, dim=-1)) * turn
+            return torch.cat([z.real, z.imag], dim=-1)
+
+        q, k = rotate(q), rotate(k).repeat_interleave(HEADS // KV_HEADS, dim=1)
+        v = v.repeat_interleave(HEADS // KV_HEADS, dim=1)
+        scores = self.cap * torch.tanh(torch.einsum("qhd,khd->hqk", q, k) * 0.3 / self.cap)
+        future = torch.ones(length, length, dtype=torch.bool).triu(1)
+        probs = scores.masked_fill(future, -torch.inf).softmax(-1)
+        out = torch.einsum("hqk,khd->qhd", probs, v).flatten(1)
+        return out @ self.state[f"{name}.o_proj.weight"].t()
+
+    def experts(self, x: Tensor, name: str) -> Tensor:
+        logits = 30 * torch.tanh(x @ self.state[f"{name}.gate.weight"].t() / 30)
+        rows = []
+        for row, probs in zip(x, logits.softmax(-1), strict=True):
+            best = probs.topk(2)
+            outs = []
+            for weight, e in zip(best.values, best.indices.tolist(), strict=True):
+                gate, up, down = (
+                    self.state[f"{name}.experts.{e}.{n}.weight"]
+                    for n in ("linear", "linear_v", "linear_1")
+                )
+                gated = functional.gelu(gate @ row, approximate="tanh") * (up @ row)
+                outs.append(weight * (down @ gated))
+            rows.append(torch.stack(outs).sum(0))
+        return torch.stack(rows)
+
+    def forward(self, ids: Tensor) -> Any:
+        x = self.state["model.embed_tokens.weight"][ids[0]] * 2.5
+        for i in range(BASE["num_hidden_layers"]):
+            name = f"model.layers.{i}"
+            y = self.attention(self.norm(x, f"{name}.pre_attn_norm"), f"{name}.attn")
+            x = x + self.norm(y, f"{name}.post_attn_norm")
+            y = self.experts(self.norm(x, f"{name}.pre_moe_norm"), f"{name}.moe_block")
+            x = x + self.norm(y, f"{name}.post_moe_norm")
+        x = self.norm(x, "model.norm")
+        logits = x @ self.state["model.embed_tokens.weight"].t() * 0.5
+        return SimpleNamespace(logits=logits[None])
+
+
+def grok(folder: Path) -> Any:
+    hidden, size, vocab = BASE["hidden_size"], BASE["intermediate_size"], BASE["vocab_size"]
+    torch.manual_seed(0)
+    state = {"model.embed_tokens.weight": torch.randn(vocab, hidden)}
+    state["model.norm.scale"] = 1 + 0.2 * torch.randn(hidden)
+
+    def matrix(rows: int, columns: int) -> Tensor:
+        return 1.5 * torch.randn(rows, columns) * columns**-0.5
+
+    for i in range(BASE["num_hidden_layers"]):
+        name = f"model.layers.{i}"
+        for norm in ("pre_attn", "post_attn", "pre_moe", "post_moe"):
+            state[f"{name}.{norm}_norm.scale"] = 1 + 0.2 * torch.randn(hidden)
+        for p, heads in (("q", HEADS), ("k", KV_HEADS), ("v", KV_HEADS)):
+            state[f"{name}.attn.{p}_proj.weight"] = matrix(heads * HEAD_DIM, hidden)
+        state[f"{name}.attn.o_proj.weight"] = matrix(hidden, HEADS * HEAD_DIM)
+        state[f"{name}.moe_block.gate.weight"] = matrix(4, hidden)
+        for e in range(4):
+            expert = f"{name}.moe_block.experts.{e}"
+            state[f"{expert}.linear.weight"] = matrix(size, hidden)
+            state[f"{expert}.linear_v.weight"] = matrix(size, hidden)
+            state[f"{expert}.linear_1.weight"] = matrix(hidden, size)
+    config = {**BASE, "architectures": ["Grok1ModelForCausalLM"], "num_experts": 4}
+    config |= {"max_attn_value": 3.0, "attn_output_multiplier": 0.3, "rms_norm_eps": 1e-5}
+    config |= {"embedding_multiplier_scale": 2.5, "output_multiplier_scale": 0.5}
+    write(folder, config | {"tie_word_embeddings": True}, state)
+    return GrokReference(state, cap=3.0)
+
+
 MAKERS: dict[str, Callable[[Path], Any]] = {
     "ChatGLMModel": chatglm,
     "DeepseekForCausalLM": deepseek,
     "ExaoneForCausalLM": exaone,
+    "Grok1ModelForCausalLM": grok,
     "InternLM2ForCausalLM": internlm2,
     "QWenLMHeadModel": qwen,
 }

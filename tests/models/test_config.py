@@ -118,7 +118,7 @@ def test_overrides_are_merged(tmp_path: Path) -> None:
         ({"architectures": []}, "architectures must name one of"),
         ({"rope_scaling": {"type": "spiral", "factor": 2.0}}, "rope type 'spiral' is unknown"),
         ({"rope_scaling": {"type": "linear"}}, "rope_scaling: factor is missing"),
-        ({"hidden_size": ...}, "hidden_size or n_embd is missing"),
+        ({"hidden_size": ...}, "hidden_size or d_model is missing"),
         ({"hidden_size": "64"}, "hidden_size must be an integer, not '64'"),
         ({"num_attention_heads": 5, "num_key_value_heads": 5}, "64 is not a multiple of 5 heads"),
         ({"num_key_value_heads": 3}, "4 heads, not a multiple of 3 kv heads"),

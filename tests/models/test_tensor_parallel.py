@@ -26,6 +26,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("Qwen3ForCausalLM", {}),
     ("Gemma2ForCausalLM", {}),
     ("Qwen2MoeForCausalLM", {}),
+    ("DbrxForCausalLM", {}),
     ("CohereForCausalLM", {"use_qk_norm": True}),
     ("StableLmForCausalLM", {"qk_layernorm": True, "num_key_value_heads": 1}),
 ]

@@ -29,6 +29,7 @@ class LlamaAttention(nn.Module):
         )
         self.o = RowParallel(size, config.hidden_size, build, bias=config.o_bias)
         self.head_dim = config.head_dim
+        self.clip = config.qkv_clip
         self.q_norm = head_norm(config, self.qkv.parts["q"], build)
         self.k_norm = head_norm(config, self.qkv.parts["k"], build)
         self.attend = Attention(attention_spec(config, layer_idx, self.qkv), cos_sin)
@@ -36,7 +37,10 @@ class LlamaAttention(nn.Module):
     def forward(self, x: Tensor, batch: ForwardBatch) -> Tensor:
         """[T, hidden] → the same."""
         qkv = self.qkv
-        heads = qkv(x).view(x.shape[0], -1, self.head_dim)
+        fused = qkv(x)
+        if self.clip > 0.0:
+            fused = fused.clamp_(-self.clip, self.clip)
+        heads = fused.view(x.shape[0], -1, self.head_dim)
         q, k, v = heads.split((qkv.num_heads, qkv.num_kv_heads, qkv.num_kv_heads), dim=1)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)

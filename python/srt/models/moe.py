@@ -1,6 +1,10 @@
-"""Llama with experts: Mixtral, Qwen 2 and 3 MoE, DeepSeek (v1) MoE. They differ in names only."""
+"""Llama with experts: Mixtral, Qwen 2 and 3 MoE, DeepSeek (v1) MoE, DBRX and Grok-1."""
 
 from __future__ import annotations
+
+from functools import partial
+
+from torch import Tensor
 
 from srt.models.llama import WEIGHTS, Llama, head_rules
 from srt.weights.table import Rule, Split
@@ -31,6 +35,68 @@ class DeepseekMoe(Llama):
         """Llama's, with the experts'."""
         experts = expert_rules("mlp", ("gate_proj", "up_proj", "down_proj"))
         return WEIGHTS + experts + shared_rules("shared_experts") + head_rules(self.config)
+
+
+class Dbrx(Llama):
+    """One tensor holds all experts' w1 (gate), one their v1 (up), one their w2 (down, transposed)."""
+
+    def weights(self) -> tuple[Rule, ...]:
+        """See the class."""
+        block, attn = "transformer.blocks.{}", "transformer.blocks.{}.norm_attn_norm.attn"
+        norms, experts = "transformer.blocks.{}.norm_attn_norm", f"{block}.ffn.experts.mlp"
+        num_experts = self.config.moe.num_experts if self.config.moe else 0
+        stack = partial(stack_experts, num_experts=num_experts, transpose=False)
+        turned = partial(stack_experts, num_experts=num_experts, transpose=True)
+        gate_up, down = "layers.{}.mlp.gate_up.weight", "layers.{}.mlp.down.weight"
+        column = partial(Rule, target=gate_up, split=Split.COLUMN, convert=stack, unstack=True)
+        return (
+            Rule("transformer.wte.weight", "embed.weight", Split.VOCAB),
+            Rule("transformer.norm_f.weight", "norm.weight"),
+            Rule("lm_head.weight", "lm_head.weight", Split.VOCAB),
+            Rule(f"{norms}.norm_1.weight", "layers.{}.attn_norm.weight"),
+            Rule(f"{norms}.norm_2.weight", "layers.{}.mlp_norm.weight"),
+            Rule(f"{attn}.Wqkv.weight", "layers.{}.attn.qkv.weight", Split.COLUMN, ("q", "k", "v")),
+            Rule(f"{attn}.out_proj.weight", "layers.{}.attn.o.weight", Split.ROW),
+            Rule(f"{block}.ffn.router.layer.weight", "layers.{}.mlp.router.weight"),
+            column(f"{experts}.w1", part="gate"),
+            column(f"{experts}.v1", part="up"),
+            Rule(f"{experts}.w2", down, Split.ROW, convert=turned, unstack=True),
+        )
+
+
+class Grok1(Llama):
+    """SandwichLayers; an expert's linear is its gate, linear_v its up, linear_1 its down."""
+
+    def weights(self) -> tuple[Rule, ...]:
+        """See the class; norms are called weight in some conversions."""
+        names = {"pre_attn": "attn", "post_attn": "post_attn"}
+        names |= {"pre_moe": "mlp", "post_moe": "post_mlp"}
+        norms = tuple(
+            rule
+            for kind in ("scale", "weight")
+            for rule in (
+                Rule(f"model.norm.{kind}", "norm.weight"),
+                *(
+                    Rule(f"model.layers.{{}}.{old}_norm.{kind}", f"layers.{{}}.{new}_norm.weight")
+                    for old, new in names.items()
+                ),
+            )
+        )
+        attn, qkv = "model.layers.{}.attn", "layers.{}.attn.qkv.weight"
+        return (
+            Rule("model.embed_tokens.weight", "embed.weight", Split.VOCAB),
+            *norms,
+            *(Rule(f"{attn}.{x}_proj.weight", qkv, Split.COLUMN, x) for x in ("q", "k", "v")),
+            Rule(f"{attn}.o_proj.weight", "layers.{}.attn.o.weight", Split.ROW),
+            *expert_rules("moe_block", ("linear", "linear_v", "linear_1")),
+            *head_rules(self.config),
+        )
+
+
+def stack_experts(rows: Tensor, *, num_experts: int, transpose: bool) -> Tensor:
+    """[num_experts * I, H] → [num_experts, I, H], or [num_experts, H, I]."""
+    stacked = rows.view(num_experts, -1, rows.shape[1])
+    return stacked.transpose(1, 2) if transpose else stacked
 
 
 def expert_rules(block: str, names: tuple[str, str, str]) -> tuple[Rule, ...]:

@@ -11,7 +11,7 @@ from srt.models.cohere import Cohere, StableLm
 from srt.models.decoder import Decoder
 from srt.models.gemma import Gemma2
 from srt.models.llama import Llama
-from srt.models.moe import DeepseekMoe, Mixtral, QwenMoe
+from srt.models.moe import Dbrx, DeepseekMoe, Grok1, Mixtral, QwenMoe
 from srt.models.renamed import ChatGlm, Exaone, Headless, InternLm2, Qwen
 from srt.parallel import TensorParallel
 
@@ -19,11 +19,14 @@ MODELS: dict[str, type[Decoder]] = {
     "ChatGLMForConditionalGeneration": ChatGlm,
     "ChatGLMModel": ChatGlm,
     "CohereForCausalLM": Cohere,
+    "DbrxForCausalLM": Dbrx,
     "DeepseekForCausalLM": DeepseekMoe,
     "ExaoneForCausalLM": Exaone,
     "Gemma2ForCausalLM": Gemma2,
     "GemmaForCausalLM": Llama,
     "GlmForCausalLM": Llama,
+    "Grok1ForCausalLM": Grok1,
+    "Grok1ModelForCausalLM": Grok1,
     "InternLM2ForCausalLM": InternLm2,
     "LlamaEmbeddingModel": Headless,
     "LlamaForCausalLM": Llama,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -79,6 +80,11 @@ class Filler:
             tensor = _converted(tensor, match.rule)
         if match.rule.broadcast:
             tensor = self._one_a_row(match, tensor)
+        for each, stored in _unstacked(match, tensor):
+            self._fill_one(each, stored)
+
+    def _fill_one(self, match: Match, tensor: StoredTensor) -> None:
+        """Puts what fills one parameter, or one entry of a stacked one, in its place."""
         if self._is_elsewhere(match):
             return
         names = match.rule.parts or ("",)
@@ -198,6 +204,15 @@ def _converted(tensor: StoredTensor, rule: Rule) -> StoredTensor:
         raise LoadError(f"{tensor} has an unexpected layout: {e}") from e
 
     return _in_memory(tensor, whole)
+
+
+def _unstacked(match: Match, tensor: StoredTensor) -> Iterator[tuple[Match, StoredTensor]]:
+    """The entries of a tensor that holds a whole stack; otherwise the tensor itself."""
+    if not match.rule.unstack:
+        yield match, tensor
+        return
+    for index, entry in enumerate(tensor.read(None)):
+        yield Match(match.rule, match.target, index), _in_memory(tensor, entry)
 
 
 def _in_memory(tensor: StoredTensor, whole: Tensor) -> StoredTensor:

@@ -54,6 +54,7 @@ class Rule:
         part: which part of a fused parameter it is; several where the checkpoint is fused as well,
             in the order in which they lie along dim 0.
         stacked: the last number indexes dim 0 of the target (experts).
+        unstack: the (converted) tensor holds all entries of a stacked target along its dim 0.
         broadcast: the tensor holds one value a row, or one for all rows (scales).
         convert: applied to the whole tensor before it is cut, where the checkpoint's layout is odd.
     """
@@ -65,6 +66,7 @@ class Rule:
     stacked: bool = False
     convert: Callable[[Tensor], Tensor] | None = None
     broadcast: bool = False
+    unstack: bool = False
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:
