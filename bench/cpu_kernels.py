@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from srt import ops
-from srt.batch import ForwardBatch, KvPool
-from srt.core import native
-from srt.ops import reference
 from torch import Tensor
 from torch.nn import functional as F
 
 from bench.record import Record, write
+from srt import ops
+from srt.batch import ForwardBatch, KvPool
+from srt.core import native
+from srt.ops import reference
 
 HIDDEN, INTER, LAYERS, HEADS, KV_HEADS, DIM, VOCAB = 576, 1536, 30, 9, 3, 64, 49152
 QKV = (HEADS + 2 * KV_HEADS) * DIM

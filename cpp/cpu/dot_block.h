@@ -31,8 +31,12 @@ inline void dot_block(const float* a, int64_t a_stride, const B* b, int64_t b_st
       }
     }
   }
-  for (int i = 0; i < kRows; ++i) {
-    for (int j = 0; j < kCols; ++j) c[i * c_stride + j] = sum(acc[i][j]);
+  for (int j = 0; j < kCols; ++j) {
+    Vec column[4];
+    for (int i = 0; i < 4; ++i) column[i] = i < kRows ? acc[i < kRows ? i : 0][j] : splat(0.0F);
+    float sums[4];
+    sum4(column, sums);
+    for (int i = 0; i < kRows; ++i) c[i * c_stride + j] = sums[i];
   }
 }
 

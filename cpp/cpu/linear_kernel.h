@@ -11,15 +11,17 @@
 
 namespace srt::cpu::SRT_ISA {
 
-constexpr int64_t kPanel = 24;  // a multiple of kBlockCols
+constexpr int64_t kPanel = 24;            // a multiple of kBlockCols
+constexpr int64_t kChunkBytes = 1 << 18;  // of x: half of a small L2 cache
 
 template <typename T>
-void linear_panel(const LinearParams& p, int64_t begin, int64_t cols) {
+void linear_panel(const LinearParams& p, int64_t first_row, int64_t last_row, int64_t begin,
+                  int64_t cols) {
   const T* w = static_cast<const T*>(p.w) + begin * p.w_stride;
   const T* bias = static_cast<const T*>(p.bias);
   float block[kBlockRows * kPanel];
-  for (int64_t m = 0; m < p.rows; m += kBlockRows) {
-    const int64_t rows = p.rows - m < kBlockRows ? p.rows - m : kBlockRows;
+  for (int64_t m = first_row; m < last_row; m += kBlockRows) {
+    const int64_t rows = last_row - m < kBlockRows ? last_row - m : kBlockRows;
     dot_matrix(p.x32 + m * p.x32_stride, p.x32_stride, rows, w, p.w_stride, cols, p.in, block,
                kPanel);
     for (int64_t i = 0; i < rows; ++i) {
@@ -35,8 +37,13 @@ void linear_panel(const LinearParams& p, int64_t begin, int64_t cols) {
 inline void linear(const LinearParams& p, int64_t begin, int64_t end) {
   with_type(p.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    for (int64_t n = begin; n < end; n += kPanel) {
-      linear_panel<T>(p, n, end - n < kPanel ? end - n : kPanel);
+    const int64_t chunk = kChunkBytes / (static_cast<int64_t>(sizeof(float)) * p.in * kBlockRows);
+    const int64_t rows = chunk < 1 ? kBlockRows : chunk * kBlockRows;
+    for (int64_t m = 0; m < p.rows; m += rows) {
+      const int64_t last = p.rows - m < rows ? p.rows : m + rows;
+      for (int64_t n = begin; n < end; n += kPanel) {
+        linear_panel<T>(p, m, last, n, end - n < kPanel ? end - n : kPanel);
+      }
     }
   });
 }

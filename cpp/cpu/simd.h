@@ -77,6 +77,10 @@ inline Vec where_less(Vec a, Vec b, Vec yes, Vec no) {
 }
 inline bool any_less(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ) != 0; }
 inline float sum(Vec a) { return _mm512_reduce_add_ps(a.v); }
+// sums[i] = sum of the lanes of a[i].
+inline void sum4(const Vec* a, float* sums) {
+  for (int i = 0; i < 4; ++i) sums[i] = sum(a[i]);
+}
 inline float max_lane(Vec a) { return _mm512_reduce_max_ps(a.v); }
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
@@ -152,6 +156,13 @@ inline float sum(Vec a) {
   const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
+// sums[i] = sum of the lanes of a[i].
+inline void sum4(const Vec* a, float* sums) {
+  const __m256 low = _mm256_hadd_ps(a[0].v, a[1].v);
+  const __m256 high = _mm256_hadd_ps(a[2].v, a[3].v);
+  const __m256 both = _mm256_hadd_ps(low, high);
+  _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(both), _mm256_extractf128_ps(both, 1)));
+}
 inline float max_lane(Vec a) {
   const __m128 four = _mm_max_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
   const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
@@ -205,6 +216,10 @@ inline bool any_less(const Vec& a, const Vec& b) {
 }
 inline float sum(const Vec& a) {
   return ((a.v[0] + a.v[4]) + (a.v[2] + a.v[6])) + ((a.v[1] + a.v[5]) + (a.v[3] + a.v[7]));
+}
+// sums[i] = sum of the lanes of a[i].
+inline void sum4(const Vec* a, float* sums) {
+  for (int i = 0; i < 4; ++i) sums[i] = sum(a[i]);
 }
 inline float max_lane(const Vec& a) {
   float most = a.v[0];

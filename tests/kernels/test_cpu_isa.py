@@ -16,7 +16,8 @@ TESTS = Path(__file__).resolve().parents[1]
 
 
 def run_with(isa: str, *args: str) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join((str(TESTS), str(TESTS.parent / "python")))
+    places = (str(TESTS), str(TESTS.parent / "python"), os.environ.get("PYTHONPATH", ""))
+    path = os.pathsep.join(places)
     return subprocess.run(
         [sys.executable, *args],
         env={**os.environ, "SRT_CPU_ISA": isa, "PYTHONPATH": path},

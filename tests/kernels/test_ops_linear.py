@@ -14,7 +14,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize(("n", "k"), [(1, 1), (3, 8), (25, 7), (96, 576), (577, 130), (50, 2049)])
-@pytest.mark.parametrize("m", [0, 1, 2, 3, 4, 5, 16, 63, 64, 65])
+@pytest.mark.parametrize("m", [0, 1, 2, 3, 4, 5, 16, 63, 64, 65, 300])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_linear(dtype: torch.dtype, m: int, n: int, k: int, biased: bool) -> None:
     generator = torch.Generator().manual_seed(m * n + k)
@@ -25,12 +25,21 @@ def test_linear(dtype: torch.dtype, m: int, n: int, k: int, biased: bool) -> Non
     assert_as_good_as(ops.linear(x, weight, bias), F.linear(x, weight, bias), ref64)
 
 
+def test_leading_dimensions_are_kept() -> None:
+    x, weight = torch.randn(2, 3, 40), torch.randn(7, 40)
+    out = ops.linear(x, weight)
+    assert torch.equal(out, ops.linear(x.view(6, 40), weight).view(2, 3, 7))
+
+
 def test_rows_do_not_depend_on_each_other() -> None:
     """Each row of a product has the same bits whatever rows stand beside it."""
     generator = torch.Generator().manual_seed(0)
-    x, weight = torch.randn(9, 576, generator=generator), torch.randn(100, 576, generator=generator)
+    x, weight = (
+        torch.randn(301, 576, generator=generator),
+        torch.randn(100, 576, generator=generator),
+    )
     whole = ops.linear(x, weight)
-    for rows in (1, 2, 3, 5, 8):
+    for rows in (1, 2, 3, 5, 8, 200):
         assert torch.equal(ops.linear(x[:rows], weight), whole[:rows])
 
 
