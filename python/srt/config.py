@@ -186,8 +186,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_limits(self)
-        if self.random_seed is None:  # drawn here, so that every rank gets the same
-            object.__setattr__(self, "random_seed", secrets.randbelow(2**30))
+        if self.random_seed is None:  # set here, so that every rank of every node has the same
+            drawn = secrets.randbelow(2**30) if self.nnodes == 1 else 0
+            object.__setattr__(self, "random_seed", drawn)
         self._check_parallel()
         self._check_page_size()
         self._check_unsupported()
@@ -263,7 +264,6 @@ class Settings:
             ),
             ("load_format", self.load_format == "npcache", "safetensors load faster than npcache"),
             ("is_embedding", self.is_embedding, "embedding models are not served in this version"),
-            ("enable_metrics", self.enable_metrics, "metrics are not served in this version"),
             (
                 "file_storage_path",
                 self.file_storage_path != "srt_storage",

@@ -76,10 +76,10 @@ class FakeEngine:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    async def exited(self) -> str:
+    async def exited(self) -> tuple[int, str]:
         """As a process handle."""
         await self._exited.wait()
-        return self._why
+        return int(self._dies is not None), self._why
 
     async def stop(self) -> None:
         """As a process handle."""

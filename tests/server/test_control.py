@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
 from server.running import Running, ids_of
+from srt.config import Settings
+from srt.server.serve import Follower
 
 
 def test_health(server: Running) -> None:
@@ -54,3 +65,84 @@ def test_openapi_names_every_route_and_field(server: Running) -> None:
     described = server.http.get("/openapi.json").json()
     assert {"/generate", "/v1/chat/completions", "/health"} <= set(described["paths"])
     assert "messages" in described["components"]["schemas"]["ChatBody"]["properties"]
+
+
+def test_metrics_count_what_was_done(model: Path) -> None:
+    with Running(model, enable_metrics=True, skip_warmup=True) as running:
+        params = {"max_new_tokens": 5, "temperature": 0}
+        running.generate(text=["Hello", "Hello"], sampling_params=params)
+        running.engine.hold()
+        with running.http.stream(
+            "POST", "/generate", json={"text": "Hello", "stream": True, "rid": "cut"}
+        ) as answer:
+            running.engine.wait_for_requests(1)
+            running.post("/abort_request", rid="cut")
+            answer.read()
+        page = running.http.get("/metrics").text
+    labels = 'model_name="tiny"'
+    prompt_tokens = 2 * len(ids_of("Hello"))
+    for line in (
+        f"srt:prompt_tokens_total{{{labels}}} {prompt_tokens}",
+        f"srt:generation_tokens_total{{{labels}}} 10",
+        f'srt:num_requests_total{{{labels},finish="length"}} 2',
+        f'srt:num_requests_total{{{labels},finish="abort"}} 1',
+        f"srt:time_to_first_token_seconds_count{{{labels}}} 2",
+        f'srt:e2e_request_latency_seconds_bucket{{{labels},le="+Inf"}} 2',
+        f"srt:num_living_reqs{{{labels}}} 0",
+    ):
+        assert line in page.splitlines()
+
+
+def test_without_the_flag_there_are_no_metrics(server: Running) -> None:
+    answer = server.http.get("/metrics")
+    assert answer.status_code == 404
+    assert "--enable-metrics" in answer.json()["error"]["message"]
+
+
+def test_log_requests_shows_parameters_but_not_the_prompt(
+    model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "srt.server"), Running(model, log_requests=True) as running:
+        running.generate(text="Hello secret", rid="seen", sampling_params={"top_k": 3})
+    (line,) = [r.getMessage() for r in caplog.records if "request seen" in r.getMessage()]
+    assert '"top_k":3' in line
+    assert "secret" not in line
+
+
+@pytest.mark.parametrize(("dies", "code"), [(False, 0), (True, 1)])
+def test_another_node_runs_an_engine_and_no_http(dies: bool, code: int) -> None:
+    class Lent:
+        """A process that ends when told to, or by itself."""
+
+        def __init__(self) -> None:
+            self.is_stopped = False
+
+        async def exited(self) -> tuple[int, str]:
+            if not dies:
+                await asyncio.Event().wait()
+            return 1, "it fell"
+
+        async def stop(self) -> None:
+            self.is_stopped = True
+
+    lent = Lent()
+
+    async def start(*_: object) -> Lent:
+        return lent
+
+    async def run() -> int:
+        settings = Settings(model_path="m", nnodes=2, node_rank=1, tp_size=2, dist_init_addr="a:1")
+        follower = Follower(settings, start)
+        if not dies:
+            follower.request_stop()
+        return await follower.run()
+
+    assert asyncio.run(run()) == code
+    assert lent.is_stopped != dies
+
+
+def test_the_server_process_loads_neither_torch_nor_the_core() -> None:
+    heavy = "{'torch', 'transformers', 'srt._srt_core', 'srt.core'}"
+    code = f"import sys, srt.cli, srt.launch_server; sys.exit(bool({heavy} & set(sys.modules)))"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    assert subprocess.run([sys.executable, "-c", code], check=False, env=env).returncode == 0

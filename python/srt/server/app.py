@@ -41,6 +41,7 @@ ROUTES: tuple[tuple[str, tuple[str, ...], ServiceHandler, type | None], ...] = (
     ("/get_model_info", ("GET",), control.model_info, None),
     ("/get_server_info", ("GET",), control.server_info, None),
     ("/get_server_args", ("GET",), control.server_info, None),
+    ("/metrics", ("GET",), control.metrics, None),
     ("/flush_cache", ("GET", "POST"), control.flush_cache, None),
     ("/abort_request", ("POST",), control.abort_request, control.AbortBody),
     ("/tokenize", ("POST",), control.tokenize, control.TokenizeBody),

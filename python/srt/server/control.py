@@ -10,10 +10,11 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from srt import __version__
-from srt.errors import EngineBusy, EngineDead, InvalidParameter, ShuttingDown
+from srt.errors import EngineBusy, EngineDead, InvalidParameter, NotFound, ShuttingDown
 from srt.server.answers import json_response
 from srt.server.body import BodyReader
 from srt.server.generation import Generation, Prompt
+from srt.server.metrics import CONTENT_TYPE
 from srt.server.openai.chat import template_message
 from srt.server.openai.schemas import Message
 from srt.server.service import Job, Service, new_request_id
@@ -119,6 +120,16 @@ async def server_info(service: Service, request: Request) -> Response:  # noqa: 
             ],
         }
     )
+
+
+async def metrics(service: Service, request: Request) -> Response:  # noqa: ARG001
+    """For Prometheus. Raises NotFound without --enable-metrics."""
+    found = service.client.metrics
+    if found is None:
+        raise NotFound("there are no metrics; start the server with --enable-metrics")
+    stats = [engine.stats for engine in service.client.engines if engine.stats is not None]
+    page = found.render(stats, service.client.num_living)
+    return Response(page, media_type=CONTENT_TYPE)
 
 
 async def flush_cache(service: Service, request: Request) -> Response:  # noqa: ARG001

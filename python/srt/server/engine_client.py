@@ -26,6 +26,7 @@ from srt.channel import (
 )
 from srt.errors import EngineDead, InvalidParameter, QueueFull, RequestError, ShuttingDown
 from srt.server.generation import Generation, Sequence
+from srt.server.metrics import Metrics
 from srt.types import FinishReason
 
 _log = logging.getLogger("srt.server")
@@ -34,8 +35,8 @@ _log = logging.getLogger("srt.server")
 class EngineProcess(Protocol):
     """Something that runs an engine behind an endpoint."""
 
-    async def exited(self) -> str:
-        """Returns, with the reason, when the process has ended."""
+    async def exited(self) -> tuple[int, str]:
+        """Returns when the process has ended: its exit code, and a sentence about it."""
 
     async def stop(self) -> None:
         """End the process if it still runs, and wait for its end."""
@@ -63,8 +64,10 @@ class EngineClient:
         shortest_queue: bool,
         max_queued: int,
         watchdog_timeout: float,
+        metrics: Metrics | None = None,
     ) -> None:
         self.engines = engines
+        self.metrics = metrics
         self._shortest_queue = shortest_queue
         self._max_queued = max_queued
         self._watchdog_timeout = watchdog_timeout
@@ -267,6 +270,7 @@ class EngineClient:
         for seq_id, cached in events.cached_tokens.items():
             if (sequence := living.get(seq_id)) is not None:
                 sequence.cached_tokens = cached
+                sequence.first_token_s = engine.last_heard
         for seq_id, entry in events.logprobs.items():
             if (sequence := living.get(seq_id)) is not None:
                 sequence.feed_logprobs(entry)
@@ -293,6 +297,8 @@ class EngineClient:
 
     def _forget(self, sequence: Sequence) -> None:
         self.engines[sequence.engine].living.pop(sequence.seq_id, None)
+        if self.metrics is not None:
+            self.metrics.observe(sequence, time.monotonic())
         siblings = self._by_request.get(sequence.request_id, [])
         siblings.remove(sequence)
         if not siblings:
@@ -301,7 +307,8 @@ class EngineClient:
             self.idle.set()
 
     async def _watch_process(self, engine: Engine) -> None:
-        self.die(await engine.process.exited())
+        _, how = await engine.process.exited()
+        self.die(how)
 
     async def _watch_progress(self) -> None:
         """An engine that says nothing at all for `watchdog_timeout` is hung."""

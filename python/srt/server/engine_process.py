@@ -21,11 +21,11 @@ class ChildProcess:
         self._process = process
         self._dp_rank = dp_rank
 
-    async def exited(self) -> str:
-        """Returns when the process has ended."""
+    async def exited(self) -> tuple[int, str]:
+        """Returns when the process has ended: its exit code, and a sentence about it."""
         code = await self._process.wait()
         how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
-        return f"engine process {self._process.pid} (dp rank {self._dp_rank}) ended {how}"
+        return code, f"engine process {self._process.pid} (dp rank {self._dp_rank}) ended {how}"
 
     async def stop(self) -> None:
         """Close its standard input, which ends it; terminate and kill if it does not go."""

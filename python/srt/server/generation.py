@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
@@ -29,9 +30,10 @@ class Sequence:
     """
 
     __slots__ = (
-        "_flushed", "_noted", "_options", "_output", "_parts", "_taken", "cached_tokens", "engine",
-        "error", "finish", "generation", "hides_output", "index", "logprobs", "matched",
-        "prompt", "prompt_logprobs", "prompt_top_logprobs", "request_id", "seq_id", "tokens",
+        "_flushed", "_noted", "_options", "_output", "_parts", "_taken", "arrived_s",
+        "cached_tokens", "engine", "error", "finish", "first_token_s",
+        "generation", "hides_output", "index", "logprobs", "matched", "prompt",
+        "prompt_logprobs", "prompt_top_logprobs", "request_id", "seq_id", "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -50,6 +52,8 @@ class Sequence:
         self.generation: Generation | None = None
         self.tokens: list[int] = []
         self.cached_tokens = 0
+        self.arrived_s = time.monotonic()
+        self.first_token_s = 0.0  # 0: none has come
         self.finish = FinishReason.NONE
         self.matched: int | str | None = None
         self.error: RequestError | None = None

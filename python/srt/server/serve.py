@@ -21,6 +21,7 @@ from srt.hub import HubOptions, resolve_model
 from srt.server.app import create_app
 from srt.server.control import generate_on_all
 from srt.server.engine_client import Engine, EngineClient, EngineProcess
+from srt.server.metrics import Metrics
 from srt.server.service import Service
 from srt.text.chat import ChatFormat, choose_format
 from srt.text.sampling import Limits
@@ -93,6 +94,7 @@ class Server:
             shortest_queue=self._settings.load_balance_method == "shortest_queue",
             max_queued=self._settings.max_queued_requests,
             watchdog_timeout=self._settings.watchdog_timeout,
+            metrics=Metrics(self._settings.model_name) if self._settings.enable_metrics else None,
         )
         client.start()
         return client
@@ -144,15 +146,45 @@ class Server:
         return 0 if service.client.death is None else 1
 
 
+class Follower:
+    """A node that only lends its GPUs: no HTTP, one engine process that meets those of node 0."""
+
+    def __init__(self, settings: Settings, start_engine: StartEngine) -> None:
+        self._settings = settings
+        self._start_engine = start_engine
+        self._stop = asyncio.Event()
+
+    def request_stop(self) -> None:
+        """End the engine process."""
+        self._stop.set()
+
+    async def run(self) -> int:
+        """Lend until told to stop, or until the engine process ends as node 0 tells it to."""
+        with tempfile.TemporaryDirectory(prefix="srt-") as folder:
+            process = await self._start_engine(self._settings, 0, f"ipc://{folder}/engine0")
+            ended = asyncio.create_task(process.exited())
+            stop = asyncio.create_task(self._stop.wait())
+            await asyncio.wait((ended, stop), return_when=asyncio.FIRST_COMPLETED)
+            stop.cancel()
+            if not ended.done():
+                ended.cancel()
+                await process.stop()
+                return 0
+            code, how = ended.result()
+            _log.info("%s", how)
+            return 0 if code == 0 else 1
+
+
 def serve(settings: Settings, start_engine: StartEngine) -> int:
-    """Run a server in this process until SIGTERM or SIGINT; returns the exit code."""
+    """Run this node in this process until SIGTERM or SIGINT; returns the exit code."""
 
     async def main() -> int:
-        server = Server(settings, start_engine)
+        kind = Server if settings.node_rank == 0 else Follower
+        node = kind(settings, start_engine)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, server.request_stop)
-        return await server.run()
+            loop.add_signal_handler(number, node.request_stop)
+        return await node.run()
 
     return uvloop.run(main())
 

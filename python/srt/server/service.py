@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import logging
 import sys
 import time
 import uuid
@@ -21,6 +22,7 @@ from srt.text.chat import ChatFormat
 from srt.text.sampling import Limits, Sampling, check_prompt_len
 from srt.text.tokenizer import Tokenizer
 
+_log = logging.getLogger("srt.server")
 MAX_PROMPTS = 4096
 _INLINE_CHARS = 16384  # longer texts are encoded beside the event loop
 
@@ -37,6 +39,14 @@ class Job:
     logprob_start: int = -1
     top_logprobs: int = 0
     priority: int = 0
+
+    def summary(self) -> str:
+        """What is asked, for the log; the prompt itself is not shown."""
+        asked = msgspec.json.encode(self.sampling.params).decode()
+        return (
+            f"{len(self.prompt.input_ids)} prompt tokens, {self.choices} choices, at most "
+            f"{self.sampling.max_new_tokens} new tokens each, sampling {asked}"
+        )
 
 
 @dataclass(slots=True)
@@ -120,6 +130,9 @@ class Service:
                         priority=job.priority,
                     )
                 )
+        if self.settings.log_requests:
+            for job in jobs:
+                _log.info("request %s: %s", job.request_id, job.summary())
         generation = Generation(sequences, self.settings.stream_interval if stream else None)
         self.client.submit(generation, requests, engine_index=engine_index)
         return generation
