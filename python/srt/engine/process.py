@@ -18,6 +18,7 @@ import sys
 import threading
 from dataclasses import replace
 
+import torch
 import zmq
 
 from srt.channel import EngineFailed, EngineReady, encode
@@ -89,6 +90,8 @@ def serve(settings: Settings, place: Place, link: Link) -> None:
     use_device(device)
     tp = join_ranks(settings, place, device.type)
     num_local = len(local_ranks(settings)) * settings.dp_size
+    if device.type == "cpu":  # ranks share the cores instead of fighting for them
+        torch.set_num_threads(max(1, torch.get_num_threads() // num_local))
     rank = start_rank(settings, tp, device, num_local)
     engine = Engine(settings, rank, place.tp_rank)
     tp.barrier()  # all can serve

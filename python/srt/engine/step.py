@@ -12,9 +12,9 @@ from srt.ops import message as msg
 
 SEQ_WORDS, TOKEN_WORDS, LOGIT_WORDS, SAMPLING_WORDS = 8, 4, 4, 16
 OFF_WORK, TOTAL_WORDS = 13, 15
-# What a captured decode step selects by itself: greedy rows, and rows with no more than a
-# temperature. Any other flag of a step is served by an eager `sample` on the same logits.
-GRAPH_FLAGS = msg.FLAG_GREEDY
+# A captured step samples rows of any kind: the kernel reads each row's flags on the device, and
+# must have room for all of them.
+ANY_FLAGS = -1
 
 Words = NDArray[np.int32]
 

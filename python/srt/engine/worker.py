@@ -18,7 +18,7 @@ from srt.batch import ForwardBatch, KvPool, StepBuffers
 from srt.engine.decode_plan import DecodePlanner
 from srt.engine.graph import DecodeGraphs, StepOutput
 from srt.engine.logprobs import StepLogprobs, compute_logprobs
-from srt.engine.step import GRAPH_FLAGS, StepShape
+from srt.engine.step import ANY_FLAGS, TOTAL_WORDS, StepShape
 from srt.models.decoder import Decoder
 from srt.ops import message as msg
 
@@ -199,16 +199,11 @@ class Worker:
         if self.graphs is None or size is None:
             return self._run_eager(shape)
         output = self.graphs.replay(size)
-        if shape.flags & ~GRAPH_FLAGS == 0:
-            return output, None
-        assert output.logits is not None
-        logits = output.logits[: shape.num_samples]
-        if shape.flags & ~(GRAPH_FLAGS | msg.FLAG_LOGPROBS):
-            output = StepOutput(self._sample(logits, shape.flags), logits)
-        assert output.tokens is not None
         if not shape.flags & msg.FLAG_LOGPROBS:
             return output, None
-        tokens = output.tokens[: shape.num_samples]
+        assert output.tokens is not None
+        assert output.logits is not None
+        logits, tokens = output.logits[: shape.num_samples], output.tokens[: shape.num_samples]
         return output, compute_logprobs(self.model, shape, self.state.buffers, logits, tokens, None)
 
     def _run_eager(self, shape: StepShape) -> tuple[StepOutput, StepLogprobs | None]:
@@ -237,19 +232,22 @@ class Worker:
             num_samples=size,
             num_logits=size,
             num_bytes=0,
-            flags=GRAPH_FLAGS,
+            flags=ANY_FLAGS,
             max_q_len=1,
             max_seq_len=self.limits.max_seq_len,
         )
         logits = self.model.compute_logits(self.model(self._batch(shape)))
-        return StepOutput(self._sample(logits, GRAPH_FLAGS), logits)
+        return StepOutput(self._sample(logits, ANY_FLAGS), logits)
+
+    def write_empty_message(self) -> None:
+        """Puts a step of no sequences on the device: in a padded step every row is padding."""
+        self._message.zero_()
+        self._message[msg.OFF_SEQS : TOTAL_WORDS + 1] = msg.HEADER_WORDS
 
     @torch.inference_mode()
     def capture(self, sizes: list[int]) -> float:
         """Captures decode graphs; returns seconds. The page table must still be zero."""
-        self._message.zero_()  # a step of no sequences: all rows are padding
-        self._message[msg.OFF_SEQS : msg.OFF_EXTRA + 1] = msg.HEADER_WORDS
-        self._message[msg.OFF_EXTRA + 1] = msg.HEADER_WORDS
+        self.write_empty_message()
         self.graphs = None
         graphs = DecodeGraphs(self.run_decode, torch.cuda.current_stream(self._device))
         seconds = graphs.capture(sizes)
