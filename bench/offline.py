@@ -1,11 +1,13 @@
 """The offline workloads S1 to S4 on random weights: batches, throughput, prefixes, long prompt.
 
-`python -m bench.offline --shape L8B --workloads S1 S2 --json out.json`; definitions in docs/performance.md.
+`python -m bench offline --shape L8B --workloads S1 S2 --json out.json`; docs/performance.md
+defines them.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import statistics
 import tempfile
@@ -13,12 +15,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from srt.llm import Engine
+from typing import Any
 
 from bench.record import Record, write
 from bench.roofline import H100, Model, decode_step_seconds, offline_seconds, seconds
 from bench.shapes import SHAPES, write_shape
+from srt.llm import Engine
 
 S1_CASES = {
     "L8B": [(1, 1024, 256), (32, 256, 32), (32, 1024, 128), (128, 512, 128), (256, 512, 128)],
@@ -36,6 +38,7 @@ class Bench:
     model: Model
     fp8: bool
     repeat: int
+    warmup: int
 
     def run(self, prompts: Sequence[list[int]], outs: Sequence[int]) -> float:
         """Seconds to serve all requests, greedy, eos ignored, radix cache emptied before."""
@@ -50,8 +53,9 @@ class Bench:
         return elapsed
 
     def times(self, make: Callable[[int], tuple[list[list[int]], list[int]]]) -> list[float]:
-        """`repeat` timed runs, each on fresh random ids, after one untimed warm-up."""
-        self.run(*make(-1))
+        """`repeat` timed runs, each on fresh random ids, after the untimed warm-ups."""
+        for k in range(self.warmup):
+            self.run(*make(-1 - k))
         return [self.run(*make(k)) for k in range(self.repeat)]
 
     def static(self, batch: int, n_in: int, n_out: int) -> list[Record]:
@@ -139,6 +143,18 @@ class Bench:
         )
 
 
+def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """`KEY=VALUE` words as engine settings: integers, floats, true and false are read as such."""
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        key, value = pair.split("=", 1)
+        try:
+            settings[key] = json.loads(value)
+        except json.JSONDecodeError:
+            settings[key] = value
+    return settings
+
+
 def main() -> None:
     """Run the chosen workloads on one shape and write the records."""
     ap = argparse.ArgumentParser(description=__doc__)
@@ -151,6 +167,7 @@ def main() -> None:
         "--cases", nargs="+", help="S1 cases as batch,in,out instead of the shape's own"
     )
     ap.add_argument("--repeat", type=int, default=3)
+    ap.add_argument("--warmup", type=int, default=1, help="untimed runs before the timed ones")
     ap.add_argument("--fp8", action="store_true", help="fp8 weights and KV")
     ap.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="engine settings")
     ap.add_argument("--commit", help="commit to record where git is not at hand")
@@ -175,7 +192,7 @@ def main() -> None:
         )
         ready = time.perf_counter() - start
         model = Model.from_config(SHAPES[args.shape], fp8=args.fp8)
-        bench = Bench(engine, args.shape, model, args.fp8, args.repeat)
+        bench = Bench(engine, args.shape, model, args.fp8, args.repeat, args.warmup)
         records = [Record(f"{args.shape} start to ready", {}, ready, "s")]
         print(records[0].row(), flush=True)
         try:
