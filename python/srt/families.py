@@ -9,17 +9,19 @@ from pathlib import Path
 from srt.errors import LoadError
 from srt.hf_config import HfConfig, JsonObject
 from srt.model_config import (
+    MlaConfig,
     ModelConfig,
     MoeConfig,
     add_generation,
     layer_windows,
     read_activation,
     read_checkpoint_json,
+    read_context_len,
     read_decoder,
     with_context_len,
     with_quantization,
 )
-from srt.rope_config import RopeConfig, read_rope
+from srt.rope_config import RopeConfig, read_rope, yarn_mscale
 
 Reader = Callable[[HfConfig], ModelConfig]
 
@@ -182,6 +184,46 @@ def read_deepseek(hf: HfConfig) -> ModelConfig:
         raise LoadError(f"{hf.where}: scoring_func {scoring!r} is not supported; softmax is")
     bias = hf.flag("attention_bias", default=False)
     return read_decoder(hf, qkv_bias=bias, o_bias=bias, moe=moe)
+
+
+def read_deepseek_v2(hf: HfConfig) -> ModelConfig:
+    """DeepSeek-V2 and V2-Lite: latent attention, interleaved yarn rope, experts in groups."""
+    mla = MlaConfig(
+        q_rank=hf.integer("q_lora_rank", default=0),
+        kv_rank=hf.integer("kv_lora_rank"),
+        nope_dim=hf.integer("qk_nope_head_dim"),
+        rope_dim=hf.integer("qk_rope_head_dim"),
+        v_dim=hf.integer("v_head_dim"),
+    )
+    head_dim = mla.nope_dim + mla.rope_dim
+    if mla.v_dim > head_dim:
+        raise LoadError(f"{hf.where}: v_head_dim {mla.v_dim} is wider than a key, {head_dim}")
+    method = hf.text("topk_method", default="greedy")
+    if method not in ("greedy", "group_limited_greedy"):
+        raise LoadError(f"{hf.where}: topk_method {method!r} is not supported")
+    if hf.flag("norm_topk_prob", default=False):
+        raise LoadError(f"{hf.where}: norm_topk_prob true is not supported for DeepSeek-V2")
+    grouped = method == "group_limited_greedy"
+    base = read_deepseek(hf)
+    moe = base.moe and replace(
+        base.moe,
+        routed_scale=hf.number("routed_scaling_factor", default=1.0),
+        router_fp32=True,
+        num_groups=hf.integer("n_group") if grouped else 1,
+        top_groups=hf.integer("topk_group") if grouped else 1,
+    )
+    rope = read_rope(hf, mla.rope_dim, interleaved=True)
+    sharpened = yarn_mscale(rope.factor, rope.mscale_all_dim or 0.0) ** 2
+    return replace(
+        base,
+        head_dim=head_dim,
+        num_kv_heads=base.num_heads,
+        rope=rope,
+        attn_scale=head_dim**-0.5 * sharpened,
+        context_len=read_context_len(hf, rope),
+        moe=moe,
+        mla=mla,
+    )
 
 
 def read_cohere(hf: HfConfig) -> ModelConfig:
@@ -363,6 +405,7 @@ READERS: dict[str, Reader] = {
     "CohereForCausalLM": read_cohere,
     "DbrxForCausalLM": read_dbrx,
     "DeepseekForCausalLM": read_deepseek,
+    "DeepseekV2ForCausalLM": read_deepseek_v2,
     "ExaoneForCausalLM": read_exaone,
     "Gemma2ForCausalLM": read_gemma2,
     "GemmaForCausalLM": read_gemma,

@@ -26,6 +26,8 @@ class MoeConfig:
     layers: which layers are sparse, one flag a layer.
     routed_scale: multiplies the routed experts' weights.
     router_softcap: cap·tanh(x / cap) on the router's logits; 0: none.
+    router_fp32: the router's product is made in float32.
+    num_groups, top_groups: experts come from the groups with the best single experts.
     """
 
     num_experts: int
@@ -37,6 +39,23 @@ class MoeConfig:
     shared_gate: bool = False
     routed_scale: float = 1.0
     router_softcap: float = 0.0
+    router_fp32: bool = False
+    num_groups: int = 1
+    top_groups: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class MlaConfig:
+    """Latent attention (DeepSeek-V2). A head's q and k are `nope_dim + rope_dim` wide.
+
+    q_rank, kv_rank: sizes of the latents; q_rank 0: q is projected at once.
+    """
+
+    q_rank: int
+    kv_rank: int
+    nope_dim: int
+    rope_dim: int
+    v_dim: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +112,7 @@ class ModelConfig:
     embed_scale: float = 1.0
     logit_scale: float = 1.0
     moe: MoeConfig | None = None
+    mla: MlaConfig | None = None
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     default_sampling: Mapping[str, float] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from srt.errors import LoadError
@@ -83,3 +84,8 @@ def read_rope(
         short_factor=top.numbers("short_factor"),
         long_factor=top.numbers("long_factor"),
     )
+
+
+def yarn_mscale(factor: float, mscale: float) -> float:
+    """YaRN's attention temperature for one scaling factor."""
+    return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0

@@ -68,6 +68,23 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {  # architecture → HF confi
             "head_dim": 24,
         },
     ),
+    "DeepseekV2ForCausalLM": (
+        "DeepseekV2Config",
+        {
+            "num_key_value_heads": 4,
+            "q_lora_rank": None,
+            "kv_lora_rank": 32,
+            "qk_nope_head_dim": 16,
+            "qk_rope_head_dim": 8,
+            "v_head_dim": 16,
+            "n_routed_experts": 8,
+            "n_shared_experts": 2,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 24,
+            "first_k_dense_replace": 1,
+            "routed_scaling_factor": 2.0,
+        },
+    ),
     "DbrxForCausalLM": (
         "DbrxConfig",
         {

@@ -50,6 +50,17 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
         {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1},
     ),
     ("CohereForCausalLM", {"use_qk_norm": True}),
+    (
+        "DeepseekV2ForCausalLM",
+        {
+            "q_lora_rank": 24,
+            "attention_bias": True,
+            "topk_method": "group_limited_greedy",
+            "n_group": 4,
+            "topk_group": 2,
+            "rope_parameters": {**YARN_ROPE, "mscale": 0.7, "mscale_all_dim": 0.9},
+        },
+    ),
     ("StableLmForCausalLM", {"qk_layernorm": True, "use_parallel_residual": True}),
     ("StableLmForCausalLM", {"rope_parameters": {"partial_rotary_factor": 0.5, "rope_theta": 1e4}}),
     ("Phi3ForCausalLM", {"original_max_position_embeddings": 64, "rope_parameters": LONG_ROPE}),

@@ -27,6 +27,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("Gemma2ForCausalLM", {}),
     ("Qwen2MoeForCausalLM", {}),
     ("DbrxForCausalLM", {}),
+    ("DeepseekV2ForCausalLM", {"q_lora_rank": 24}),
     ("CohereForCausalLM", {"use_qk_norm": True}),
     ("StableLmForCausalLM", {"qk_layernorm": True, "num_key_value_heads": 1}),
 ]

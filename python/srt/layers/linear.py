@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from srt import ops
@@ -10,16 +11,24 @@ from srt.quant.fp8 import make_fp8_matrix, project
 
 
 class Replicated(nn.Module):
-    """y = x Wᵀ + b, whole on every rank: routers and gates."""
+    """y = x Wᵀ + b, whole on every rank: routers, gates, latents. `dtype`: the model's if None."""
 
-    def __init__(self, in_size: int, out_size: int, build: Build, *, bias: bool = False) -> None:
+    def __init__(
+        self,
+        in_size: int,
+        out_size: int,
+        build: Build,
+        *,
+        bias: bool = False,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
-        self.weight = build.empty(out_size, in_size)
+        self.weight = build.empty(out_size, in_size, dtype=dtype)
         self.bias = build.empty(out_size) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """[num_tokens, in] → [num_tokens, out]."""
-        return ops.linear(x, self.weight, self.bias)
+        return ops.linear(x.to(self.weight.dtype), self.weight, self.bias)
 
 
 class ColumnParallel(nn.Module):

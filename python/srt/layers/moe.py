@@ -45,7 +45,8 @@ class MoeMlp(nn.Module):
             )
         self.moe, hidden = config.moe, config.hidden_size
         self.tp = build.tp
-        self.router = Replicated(hidden, self.moe.num_experts, build)
+        router_dtype = torch.float32 if self.moe.router_fp32 else None
+        self.router = Replicated(hidden, self.moe.num_experts, build, dtype=router_dtype)
         self.gate_up = ExpertColumns(self.moe, hidden, build)
         self.down = ExpertRows(self.moe, hidden, build)
         self.act_and_mul = ACT_AND_MUL[config.activation]
@@ -62,7 +63,13 @@ class MoeMlp(nn.Module):
         logits = self.router(x)
         if self.moe.router_softcap > 0.0:
             logits = self.moe.router_softcap * torch.tanh(logits / self.moe.router_softcap)
-        weights, experts = moe.route(logits, self.moe.top_k, renormalize=self.moe.renormalize)
+        weights, experts = moe.route(
+            logits,
+            self.moe.top_k,
+            renormalize=self.moe.renormalize,
+            num_groups=self.moe.num_groups,
+            top_groups=self.moe.top_groups,
+        )
         if self.moe.routed_scale != 1.0:
             weights = weights * self.moe.routed_scale
         y = moe.experts_mlp(

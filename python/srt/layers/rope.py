@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from srt.errors import LoadError
-from srt.rope_config import RopeConfig
+from srt.rope_config import RopeConfig, yarn_mscale
 
 
 def cos_sin_table(rope: RopeConfig, context_len: int, device: torch.device) -> Tensor:
@@ -87,11 +87,6 @@ def yarn_attention_factor(rope: RopeConfig) -> float:
     if rope.mscale and rope.mscale_all_dim:
         return yarn_mscale(rope.factor, rope.mscale) / yarn_mscale(rope.factor, rope.mscale_all_dim)
     return yarn_mscale(rope.factor, 1.0)
-
-
-def yarn_mscale(factor: float, mscale: float) -> float:
-    """YaRN's attention temperature for one scaling factor."""
-    return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
 
 
 def _longrope(rope: RopeConfig, context_len: int) -> tuple[Tensor, float]:

@@ -64,6 +64,14 @@ class Decoder(nn.Module, ABC):
         Returns: [T, hidden] after the final norm.
         """
 
+    def run_layers(self, batch: ForwardBatch, embeds: Tensor | None) -> Tensor:
+        """`forward` for layers that take and return (what is still to be added, the stream)."""
+        x = self.embed_tokens(batch.token_ids) if embeds is None else embeds
+        residual: Tensor | None = None
+        for layer in self.layers:
+            x, residual = layer(x, residual, batch)
+        return self.norm(x) if residual is None else self.norm.add(x, residual)
+
     def compute_logits(self, hidden: Tensor) -> Tensor:
         """[L, hidden], rows of what `forward` returned → [L, vocab_size] in the model's dtype.
 

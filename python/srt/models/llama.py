@@ -128,11 +128,7 @@ class Llama(Decoder):
 
     def forward(self, batch: ForwardBatch, embeds: Tensor | None = None) -> Tensor:
         """See Decoder."""
-        x = self.embed_tokens(batch.token_ids) if embeds is None else embeds
-        residual: Tensor | None = None
-        for layer in self.layers:
-            x, residual = layer(x, residual, batch)
-        return self.norm(x) if residual is None else self.norm.add(x, residual)
+        return self.run_layers(batch, embeds)
 
     def weights(self) -> tuple[Rule, ...]:
         """See WEIGHTS."""

@@ -38,7 +38,7 @@ class DeepseekMoe(Llama):
 
 
 class Dbrx(Llama):
-    """One tensor holds all experts' w1 (gate), one their v1 (up), one their w2 (down, transposed)."""
+    """One tensor holds all experts' w1 (gate), one v1 (up), one the transposed w2 (down)."""
 
     def weights(self) -> tuple[Rule, ...]:
         """See the class."""

@@ -9,6 +9,7 @@ from srt.layers.build import Build
 from srt.model_config import ModelConfig
 from srt.models.cohere import Cohere, StableLm
 from srt.models.decoder import Decoder
+from srt.models.deepseek_v2 import DeepseekV2
 from srt.models.gemma import Gemma2
 from srt.models.llama import Llama
 from srt.models.moe import Dbrx, DeepseekMoe, Grok1, Mixtral, QwenMoe
@@ -21,6 +22,7 @@ MODELS: dict[str, type[Decoder]] = {
     "CohereForCausalLM": Cohere,
     "DbrxForCausalLM": Dbrx,
     "DeepseekForCausalLM": DeepseekMoe,
+    "DeepseekV2ForCausalLM": DeepseekV2,
     "ExaoneForCausalLM": Exaone,
     "Gemma2ForCausalLM": Gemma2,
     "GemmaForCausalLM": Llama,

@@ -9,17 +9,27 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def route(logits: Tensor, top_k: int, *, renormalize: bool) -> tuple[Tensor, Tensor]:
+def route(
+    logits: Tensor, top_k: int, *, renormalize: bool, num_groups: int = 1, top_groups: int = 1
+) -> tuple[Tensor, Tensor]:
     """Softmax over all experts, then the `top_k` best.
 
     Args:
         logits: [T, num_experts].
+        num_groups, top_groups: only experts of the `top_groups` groups whose best expert is best
+            can be chosen; groups are neighbours of equal number.
         renormalize: the chosen weights are divided by their sum.
 
     Returns:
         weights float32 [T, top_k] and expert ids int64 [T, top_k].
     """
-    weights, experts = logits.float().softmax(dim=-1).topk(top_k, dim=-1)
+    probs = logits.float().softmax(dim=-1)
+    if top_groups < num_groups:
+        by_group = probs.view(probs.shape[0], num_groups, -1)
+        chosen = by_group.amax(dim=-1).topk(top_groups, dim=-1).indices
+        allowed = torch.zeros_like(by_group[..., 0]).scatter_(-1, chosen, 1.0)
+        probs = (by_group * allowed.unsqueeze(-1)).flatten(-2)
+    weights, experts = probs.topk(top_k, dim=-1)
     if renormalize:
         weights = weights / weights.sum(dim=-1, keepdim=True)
     return weights, experts
