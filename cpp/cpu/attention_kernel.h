@@ -229,7 +229,7 @@ inline void attend_part(const AttentionParams& p, const AttentionItem& item,
     with_kv_type(p.format, [&](auto tag) {
       gather<typename decltype(tag)::type>(p, item, tile, tile + keys, s);
     });
-    dot_matrix(s.q, s.dk, s.rows, s.keys, s.dk, keys, s.dk, s.scores, kTile);
+    dot_matrix<false>(s.q, s.dk, s.rows, s.keys, s.dk, keys, s.dk, s.scores, kTile);
     for (int64_t r = 0; r < s.rows; ++r) {
       const int64_t pos = first_pos + r / group;
       const int64_t last = p.causal && pos + 1 - tile < keys ? pos + 1 - tile : keys;

@@ -6,8 +6,9 @@
 namespace srt::cpu::SRT_ISA {
 
 // c[i][j] = sum over k of a[i][k] * b[j][k], for kRows x kCols dot products held in registers.
-// Strides count elements; size is any.
-template <int kRows, int kCols, typename B>
+// Strides count elements; size is any. kStream: b comes from memory, so the next kCols rows of it
+// are fetched ahead.
+template <int kRows, int kCols, bool kStream, typename B>
 inline void dot_block(const float* a, int64_t a_stride, const B* b, int64_t b_stride, int64_t size,
                       float* c, int64_t c_stride) {
   Vec acc[kRows][kCols];
@@ -17,7 +18,10 @@ inline void dot_block(const float* a, int64_t a_stride, const B* b, int64_t b_st
   int64_t k = 0;
   for (; k + kLanes <= size; k += kLanes) {
     Vec w[kCols];
-    for (int j = 0; j < kCols; ++j) w[j] = load(b + j * b_stride + k);
+    for (int j = 0; j < kCols; ++j) {
+      w[j] = load(b + j * b_stride + k);
+      if (kStream) prefetch(b + (j + kCols) * b_stride + k);
+    }
     for (int i = 0; i < kRows; ++i) {
       const Vec x = load(a + i * a_stride + k);
       for (int j = 0; j < kCols; ++j) acc[i][j] = fma(x, w[j], acc[i][j]);
@@ -43,36 +47,37 @@ inline void dot_block(const float* a, int64_t a_stride, const B* b, int64_t b_st
 constexpr int kBlockRows = 4;  // 4 x 3 sums, 3 weights and one x fill 16 registers
 constexpr int kBlockCols = 3;
 
-template <int kRows, typename B>
+template <int kRows, bool kStream, typename B>
 inline void dot_cols(const float* a, int64_t a_stride, const B* b, int64_t b_stride, int64_t cols,
                      int64_t size, float* c, int64_t c_stride) {
   int64_t j = 0;
   for (; j + kBlockCols <= cols; j += kBlockCols) {
-    dot_block<kRows, kBlockCols>(a, a_stride, b + j * b_stride, b_stride, size, c + j, c_stride);
+    dot_block<kRows, kBlockCols, kStream>(a, a_stride, b + j * b_stride, b_stride, size, c + j,
+                                          c_stride);
   }
   for (; j < cols; ++j) {
-    dot_block<kRows, 1>(a, a_stride, b + j * b_stride, b_stride, size, c + j, c_stride);
+    dot_block<kRows, 1, false>(a, a_stride, b + j * b_stride, b_stride, size, c + j, c_stride);
   }
 }
 
 // c[rows][cols] = a[rows][size] b[cols][size]^T.
-template <typename B>
+template <bool kStream, typename B>
 inline void dot_matrix(const float* a, int64_t a_stride, int64_t rows, const B* b, int64_t b_stride,
                        int64_t cols, int64_t size, float* c, int64_t c_stride) {
   int64_t i = 0;
   for (; i + kBlockRows <= rows; i += kBlockRows) {
-    dot_cols<kBlockRows>(a + i * a_stride, a_stride, b, b_stride, cols, size, c + i * c_stride,
-                         c_stride);
+    dot_cols<kBlockRows, kStream>(a + i * a_stride, a_stride, b, b_stride, cols, size,
+                                  c + i * c_stride, c_stride);
   }
   const float* rest = a + i * a_stride;
   float* c_rest = c + i * c_stride;
   switch (rows - i) {
     case 3:
-      return dot_cols<3>(rest, a_stride, b, b_stride, cols, size, c_rest, c_stride);
+      return dot_cols<3, kStream>(rest, a_stride, b, b_stride, cols, size, c_rest, c_stride);
     case 2:
-      return dot_cols<2>(rest, a_stride, b, b_stride, cols, size, c_rest, c_stride);
+      return dot_cols<2, kStream>(rest, a_stride, b, b_stride, cols, size, c_rest, c_stride);
     case 1:
-      return dot_cols<1>(rest, a_stride, b, b_stride, cols, size, c_rest, c_stride);
+      return dot_cols<1, kStream>(rest, a_stride, b, b_stride, cols, size, c_rest, c_stride);
     default:
       return;
   }

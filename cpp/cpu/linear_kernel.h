@@ -22,8 +22,8 @@ void linear_panel(const LinearParams& p, int64_t first_row, int64_t last_row, in
   float block[kBlockRows * kPanel];
   for (int64_t m = first_row; m < last_row; m += kBlockRows) {
     const int64_t rows = last_row - m < kBlockRows ? last_row - m : kBlockRows;
-    dot_matrix(p.x32 + m * p.x32_stride, p.x32_stride, rows, w, p.w_stride, cols, p.in, block,
-               kPanel);
+    const auto product = m == 0 ? dot_matrix<true, T> : dot_matrix<false, T>;
+    product(p.x32 + m * p.x32_stride, p.x32_stride, rows, w, p.w_stride, cols, p.in, block, kPanel);
     for (int64_t i = 0; i < rows; ++i) {
       T* y = static_cast<T*>(p.y) + (m + i) * p.out + begin;
       for_lanes(cols, [&](int64_t j, int64_t n) {
