@@ -247,3 +247,25 @@ def test_tokens_that_only_the_tokenizer_knows_do_not_reach_the_engine(model: Any
         answer = running.post(CC, messages=[{"role": "user", "content": "<think>"}])
         check_error(answer, 400, "messages", "below 300")
         assert not running.engine.requests
+
+
+def with_text(path: str, text: str) -> dict[str, Any]:
+    messages = [{"role": "user", "content": text}]
+    return {G: generate(text=text), C: complete(prompt=text), CC: chat(messages=messages)}[path]
+
+
+@pytest.mark.parametrize("path", [G, C, CC])
+def test_a_huge_text_is_refused_before_it_is_tokenized(server: Running, path: str) -> None:
+    text = "a b " * 1_000_000
+    answer = server.http.post(path, json=with_text(path, text))
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "context_length_exceeded"
+    assert "has 4000000 characters; 512 tokens" in answer.json()["error"]["message"]
+
+
+def test_a_long_text_is_tokenized_beside_the_loop_and_named(model: Any) -> None:
+    wide = msgspec.structs.replace(READY, max_seq_len=4000)
+    with Running(model, wide) as running:
+        for path in (G, C, CC):
+            answer = running.http.post(path, json=with_text(path, "x" * 20_000))
+            check_error(answer, 400, None, "the context window holds 4000")

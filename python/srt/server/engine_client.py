@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import time
@@ -29,6 +30,7 @@ from srt.server.generation import Generation, Sequence
 from srt.server.metrics import Metrics
 from srt.types import FinishReason
 
+_SHUTDOWN_S = 10.0
 _log = logging.getLogger("srt.server")
 
 
@@ -199,12 +201,19 @@ class EngineClient:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self.death is None:
-            for engine in self.engines:
-                self._send(engine, Call(call_id=next(self._call_ids), method="shutdown"))
+        if self.death is None and self._all_ready.is_set():
+            await self._shut_down()
         await asyncio.gather(*(engine.process.stop() for engine in self.engines))
         for engine in self.engines:
             engine.channel.close()
+
+    async def _shut_down(self) -> None:
+        """Ask the engines to end, and give them time to tell their other ranks."""
+        for engine in self.engines:
+            self._send(engine, Call(call_id=next(self._call_ids), method="shutdown"))
+        ends = asyncio.gather(*(engine.process.exited() for engine in self.engines))
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(ends, _SHUTDOWN_S)
 
     def die(self, why: str) -> None:
         """Every waiting client gets an error now; nothing is taken any more."""

@@ -15,7 +15,7 @@ import msgspec
 
 from srt.channel import EngineReady, GenerateRequest
 from srt.config import Settings
-from srt.errors import InvalidParameter, UnsupportedParameter
+from srt.errors import ContextLengthExceeded, InvalidParameter, UnsupportedParameter
 from srt.server.engine_client import EngineClient
 from srt.server.generation import Generation, Prompt, Sequence
 from srt.text.chat import ChatFormat
@@ -24,7 +24,7 @@ from srt.text.tokenizer import Tokenizer
 
 _log = logging.getLogger("srt.server")
 MAX_PROMPTS = 4096
-_INLINE_CHARS = 16384  # longer texts are encoded beside the event loop
+INLINE_CHARS = 16384  # longer texts are encoded beside the event loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +73,22 @@ class Service:
     async def encode(self, text: str, field_name: str) -> Prompt:
         """A text prompt. Raises RequestError if it cannot fit."""
         tokenizer = self.need_tokenizer(field_name)
-        if len(text) <= _INLINE_CHARS:
+        self.check_text_len(len(text), field_name)
+        if len(text) <= INLINE_CHARS:
             ids = tokenizer.encode(text)
         else:
             ids = await asyncio.to_thread(tokenizer.encode, text)
         return self.check_ids(ids, field_name, text)
+
+    def check_text_len(self, num_chars: int, field_name: str) -> None:
+        """Refuse what cannot fit however well it tokenizes, before any work is done on it."""
+        longest = self.need_tokenizer(field_name).longest_piece
+        if num_chars > self.limits.max_tokens * longest:
+            raise ContextLengthExceeded(
+                f"{field_name} has {num_chars} characters; {self.limits.max_tokens} tokens of at "
+                f"most {longest} bytes cannot hold them",
+                field_name,
+            )
 
     def check_ids(self, ids: list[int], field_name: str, text: str | None = None) -> Prompt:
         """A prompt of token ids; `text`: what they encode. Raises RequestError.

@@ -63,6 +63,7 @@ class Tokenizer:
         self._backend = backend
         self.vocabulary = vocabulary
         self.pieces = vocabulary.pieces
+        self.longest_piece = max(map(len, vocabulary.pieces), default=1)
         self.special = vocabulary.special
         self.eos_ids = vocabulary.eos_ids
         self.bos_id = vocabulary.bos_id

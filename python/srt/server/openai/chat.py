@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from functools import partial
@@ -35,7 +36,7 @@ from srt.server.openai.schemas import (
     TextPart,
     sampling_fields,
 )
-from srt.server.service import Job, Service, new_request_id
+from srt.server.service import INLINE_CHARS, Job, Service, new_request_id
 from srt.server.stream import EventStream, Watch
 from srt.text.sampling import SamplingFields, check_sampling
 
@@ -49,7 +50,7 @@ async def chat_completions(service: Service, request: Request) -> Response:
     body = await _reader.read(request, service.settings.max_request_bytes)
     _check(service, body)
     options = check_stream_options(body.stream_options, body.stream)
-    job = _job(service, body)
+    job = await _job(service, body)
     generation = service.start([job], stream=bool(body.stream))
     answer = _Answer(service, body, generation, job.request_id)
     cancel = partial(service.client.cancel, generation.sequences)
@@ -71,13 +72,18 @@ def _check(service: Service, body: ChatBody) -> None:
         raise InvalidParameter("top_logprobs needs logprobs to be true", "top_logprobs")
 
 
-def _job(service: Service, body: ChatBody) -> Job:
+async def _job(service: Service, body: ChatBody) -> Job:
     assert service.chat is not None
-    made = service.chat.prompt(
-        [template_message(message, i) for i, message in enumerate(body.messages)],
+    messages = [template_message(message, i) for i, message in enumerate(body.messages)]
+    num_chars = sum(len(message["content"]) for message in messages)
+    service.check_text_len(num_chars, "messages")
+    make = partial(
+        service.chat.prompt,
+        messages,
         continue_final=body.continue_final_message,
         variables=body.chat_template_kwargs,
     )
+    made = make() if num_chars <= INLINE_CHARS else await asyncio.to_thread(make)
     prompt = service.check_ids(made.input_ids, "messages", made.text)
     sampling = check_sampling(
         _fields(body, made.stop), service.limits, names=_names(body), default_new_tokens=None
