@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,8 @@ import psutil
 import pytest
 
 from engine.driver import assert_greedy, random_prompts
+from srt.config import Settings
+from srt.engine.launch import EngineProcess
 from srt.errors import EngineDead, InternalServerError, InvalidParameter
 from srt.llm import Engine
 
@@ -59,6 +62,30 @@ def test_ranks_and_copies_are_greedy(tiny: tuple[Path, Any], ranks: dict[str, in
     assert len(pids) == 2
     for pid in pids:
         wait_for_end(pid)
+
+
+def test_two_nodes_serve_one_copy(
+    tiny: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    folder, model = tiny
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    nodes = {"tp_size": 2, "nnodes": 2, "dist_init_addr": address}
+    settings = Settings(
+        model_path=str(folder), dtype="float32", device="cpu", max_total_tokens=8192,
+        node_rank=1, **nodes,
+    )  # fmt: skip
+    second = EngineProcess(settings, 0, f"ipc://{tmp_path}/unused")
+    try:
+        with start(folder, **nodes) as engine:
+            results = engine.generate(input_ids=PROMPTS, sampling_params=GREEDY)
+        assert second.wait(30.0) == 0
+    finally:
+        second.stop()
+    for prompt, result in zip(PROMPTS, results, strict=True):
+        assert_greedy(model, prompt, result["token_ids"])
 
 
 def test_a_killed_engine_is_told_to_everyone(tiny: tuple[Path, Any]) -> None:

@@ -8,6 +8,7 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, Protocol
 
 import msgspec
@@ -134,7 +135,7 @@ class EngineClient:
                 self.call("shutdown", timeout_s, drain=drain)
                 for process in self._processes:
                     process.wait(timeout_s)
-            except (EngineDead, InternalServerError, TimeoutError):
+            except (EngineDead, InternalServerError, FutureTimeoutError):
                 pass  # what cannot end by itself is ended below
         self._closed = True
         self._thread.join()
