@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub
@@ -78,6 +80,27 @@ def test_offline_with_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert resolve_model("org/name", HubOptions()) == tmp_path
 
 
-def test_modelscope_needs_its_package() -> None:
+def test_modelscope_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "modelscope", None)
     with pytest.raises(LoadError, match="pip install modelscope"):
         resolve_model("org/name", HubOptions(use_modelscope=True))
+
+
+def test_modelscope_skips_weights_where_none_are_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def fetch(model: str, **options: Any) -> str:
+        asked.append({"model": model, **options})
+        return str(tmp_path)
+
+    fake = SimpleNamespace(snapshot_download=fetch)
+    monkeypatch.setitem(sys.modules, "modelscope", fake)
+    options = HubOptions(use_modelscope=True, revision="v1", download_dir="here")
+    assert resolve_model("org/name", options, with_weights=False) == tmp_path
+    assert resolve_model("org/name", options) == tmp_path
+    assert asked[0]["revision"] == "v1"
+    assert asked[0]["cache_dir"] == "here"
+    assert "*.safetensors" in asked[0]["ignore_patterns"]
+    assert "*.safetensors" not in asked[1]["ignore_patterns"]

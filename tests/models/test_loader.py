@@ -153,3 +153,14 @@ def test_dummy_weights_are_deterministic_and_tame(tiny_llama: TiedLlama) -> None
     assert torch.equal(first, dummy())
     assert first.isfinite().all()
     assert first.std() > 0.01
+
+
+def test_progress_is_logged_by_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Without a terminal: one line a file, and the last says that all is done."""
+    write_tiny(tmp_path, max_shard_size="100KB")
+    with caplog.at_level("INFO", logger="srt.weights.progress"):
+        load(tmp_path)
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == len(open_checkpoint(tmp_path, "auto").files)
+    assert all(line.startswith("loaded model-0") for line in lines)
+    assert lines[-1].endswith(("(99 %)", "(100 %)"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,11 +30,15 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """A tensor in a checkpoint file; `read` brings (a slice of) it into host memory."""
+    """A tensor in a checkpoint file; `read` brings (a slice of) it into host memory.
+
+    num_bytes: about its share of the file, for the progress bar.
+    """
 
     name: str
     file: Path
     shape: tuple[int, ...]
+    num_bytes: int
     read: Callable[[Slice | None], Tensor]
 
     def __str__(self) -> str:
@@ -106,8 +111,10 @@ def _find_files(folder: Path, file_format: str) -> tuple[Path, ...]:
 def _safetensors(file: Path) -> Iterator[StoredTensor]:
     try:
         with safe_open(file, framework="pt") as opened:
-            for name in opened.offset_keys():
-                view = opened.get_slice(name)
+            names = opened.offset_keys()
+            views = {name: opened.get_slice(name) for name in names}
+            bytes_each = _bytes_each(file, [tuple(view.get_shape()) for view in views.values()])
+            for name, view in views.items():
                 shape = tuple(view.get_shape())
 
                 def read(cut: Slice | None, name: str = name, view: object = view) -> Tensor:
@@ -117,7 +124,7 @@ def _safetensors(file: Path) -> Iterator[StoredTensor]:
                     index = (slice(None),) * cut.dim + (slice(cut.start, cut.start + cut.size),)
                     return view[index]  # type: ignore[index, no-any-return]
 
-                yield StoredTensor(name, file, shape, read)
+                yield StoredTensor(name, file, shape, int(bytes_each * math.prod(shape)), read)
     except (SafetensorError, OSError) as e:
         raise LoadError(f"{file} is not a readable safetensors file: {e}") from e
 
@@ -134,7 +141,12 @@ def _pickled(file: Path) -> Iterator[StoredTensor]:
     for name, tensor in state.items():
         if not isinstance(tensor, Tensor):
             raise LoadError(f"{file}: entry {name} is a {type(tensor).__name__}, not a tensor")
-        yield StoredTensor(name, file, tuple(tensor.shape), _cutter(tensor))
+        yield StoredTensor(name, file, tuple(tensor.shape), tensor.nbytes, _cutter(tensor))
+
+
+def _bytes_each(file: Path, shapes: list[tuple[int, ...]]) -> float:
+    """Bytes of the file for every element in it."""
+    return file.stat().st_size / max(1, sum(math.prod(shape) for shape in shapes))
 
 
 def _cutter(tensor: Tensor) -> Callable[[Slice | None], Tensor]:
@@ -146,11 +158,13 @@ def _cutter(tensor: Tensor) -> Callable[[Slice | None], Tensor]:
 
 def _gguf(file: Path) -> Iterator[StoredTensor]:
     opened = GgufFile(file)
-    for name in opened.tensor_names():
+    names = opened.tensor_names()
+    bytes_each = _bytes_each(file, [opened.shape(name) for name in names])
+    for name in names:
         shape = opened.shape(name)
 
         def read(cut: Slice | None, name: str = name) -> Tensor:
             whole = torch.from_numpy(opened.dequantize(name))
             return whole if cut is None else whole.narrow(cut.dim, cut.start, cut.size)
 
-        yield StoredTensor(name, file, shape, read)
+        yield StoredTensor(name, file, shape, int(bytes_each * math.prod(shape)), read)

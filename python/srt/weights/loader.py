@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -48,7 +49,7 @@ def load_weights(
     with Progress(checkpoint.num_bytes(), visible=tp.rank == 0) as progress:
         for tensor in checkpoint.tensors():
             filler.fill(tensor)
-            progress.add(tensor.file)
+            progress.add(tensor.file, tensor.num_bytes)
     filler.check_complete()
 
 
@@ -221,7 +222,7 @@ def _in_memory(tensor: StoredTensor, whole: Tensor) -> StoredTensor:
     def read(cut: Slice | None) -> Tensor:
         return whole if cut is None else whole.narrow(cut.dim, cut.start, cut.size)
 
-    return StoredTensor(tensor.name, tensor.file, tuple(whole.shape), read)
+    return replace(tensor, shape=tuple(whole.shape), read=read)
 
 
 def _assign(dest: Tensor, value: Tensor, tensor: StoredTensor) -> None:
