@@ -6,6 +6,7 @@ import os
 import queue
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +19,9 @@ from typing import Any
 import httpx
 import openai
 import pytest
+
+import tiny_tokenizer
+from srt.tiny import write_tiny
 
 TIMEOUT_S = 240.0
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,10 +39,18 @@ def find_model() -> str:
 class ServerProcess:
     """`python -m srt.launch_server` on a free port; its lines are read until it is up."""
 
-    def __init__(self, *flags: str) -> None:
-        given = ("--model-path", find_model(), "--served-model-name", "smol", "--port", "0")
+    def __init__(self, *flags: str, model: str | None = None) -> None:
+        given = (
+            "--model-path",
+            model or find_model(),
+            "--served-model-name",
+            "smol",
+            "--port",
+            "0",
+        )
         small = ("--device", "cpu", "--dtype", "float32", "--max-total-tokens", "4096")
         env = {**os.environ, "PYTHONPATH": str(ROOT / "python")}
+        env.update(SRT_LOG_LEVEL="info", GLOO_SOCKET_IFNAME="lo")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "srt.launch_server", *given, *small, *flags],
             env=env,
@@ -49,6 +61,9 @@ class ServerProcess:
         self._new: queue.Queue[str | None] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+        self.http: httpx.Client | None = None
+        if "--node-rank" in flags:
+            return
         self.wait_for_line("ready to roll!")
         at = next(m for line in self.lines if (m := re.search(r"listening on (http://\S+)", line)))
         self.url = at[1]
@@ -62,6 +77,10 @@ class ServerProcess:
             if text in line:
                 return
 
+    def client(self) -> httpx.Client:
+        assert self.http is not None
+        return self.http
+
     def engine_pid(self) -> int:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
         (pid,) = (int(word) for word in children.split())
@@ -73,7 +92,8 @@ class ServerProcess:
 
     def join(self) -> int:
         """Wait for the end; returns the exit code."""
-        self.http.close()
+        if self.http is not None:
+            self.http.close()
         code = self.process.wait(TIMEOUT_S)
         self._reader.join(TIMEOUT_S)
         return code
@@ -95,7 +115,7 @@ def server() -> Iterator[ServerProcess]:
 
 
 def generate(server: ServerProcess, **body: Any) -> Any:
-    answer = server.http.post("/generate", json=body)
+    answer = server.client().post("/generate", json=body)
     assert answer.status_code == 200, answer.text
     return answer.json()
 
@@ -112,7 +132,7 @@ def test_the_same_again_from_the_cache(server: ServerProcess) -> None:
     again = generate(server, text=text, sampling_params=GREEDY)
     assert again["text"] == first["text"]
     assert again["meta_info"]["cached_tokens"] > 0
-    assert server.http.post("/flush_cache").status_code == 200
+    assert server.client().post("/flush_cache").status_code == 200
     assert generate(server, text=text, sampling_params=GREEDY)["meta_info"]["cached_tokens"] == 0
 
 
@@ -175,12 +195,12 @@ def test_a_killed_engine_is_told_within_a_second() -> None:
     body = {"text": "Hello", "sampling_params": {"max_new_tokens": 2000, "ignore_eos": True}}
     with (
         ThreadPoolExecutor(4) as pool,
-        server.http.stream("POST", url, json={**body, "stream": True}) as stream,
+        server.client().stream("POST", url, json={**body, "stream": True}) as stream,
     ):
         lines = stream.iter_lines()
         assert next(lines).startswith("data: ")
         waiting = [pool.submit(httpx.post, url, json=body, timeout=TIMEOUT_S) for _ in range(3)]
-        while server.http.get("/get_server_info").json()["num_living"] < 4:
+        while server.client().get("/get_server_info").json()["num_living"] < 4:
             assert server.process.poll() is None
         killed = time.monotonic()
         os.kill(server.engine_pid(), signal.SIGKILL)
@@ -190,3 +210,19 @@ def test_a_killed_engine_is_told_within_a_second() -> None:
             assert answer.result().status_code == 503
         assert time.monotonic() - killed < 1.0
     assert server.join() == 1
+
+
+def test_two_nodes_share_a_model_and_end_together(tmp_path: Path) -> None:
+    write_tiny(tmp_path, vocab_size=512)
+    tiny_tokenizer.write_chat_checkpoint(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    alone = ServerProcess(model=str(tmp_path))
+    expected = generate(alone, text="Hello", sampling_params=GREEDY)["text"]
+    assert alone.close() == 0
+    shared = ("--tp", "2", "--nnodes", "2", "--nccl-init", address)
+    other = ServerProcess(*shared, "--node-rank", "1", model=str(tmp_path))
+    first = ServerProcess(*shared, model=str(tmp_path))
+    assert generate(first, text="Hello", sampling_params=GREEDY)["text"] == expected
+    assert first.close() == 0
+    assert other.join() == 0

@@ -123,6 +123,20 @@ def test_smollm2_from_gguf(smollm2: Tokenizer) -> None:
     assert smollm2.chat_template is not None
 
 
+def test_slow_mode_says_the_same(tmp_path: Path) -> None:
+    tiny_tokenizer.write_checkpoint(
+        tmp_path,
+        REFERENCE,
+        eos_token="<|im_end|>",
+        tokenizer_class="PreTrainedTokenizerFast",
+    )
+    fast, slow = load_tokenizer(tmp_path), load_tokenizer(tmp_path, mode="slow")
+    text = "Hello naïve 日本語 🎉<|im_end|>"
+    assert slow.encode(text) == fast.encode(text)
+    assert slow.decode(slow.encode(text), skip_special_tokens=False) == text
+    assert slow.eos_ids == fast.eos_ids
+
+
 def test_loading_brings_no_torch() -> None:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     code = "import sys, srt.text.chat, srt.text.sampling; sys.exit('torch' in sys.modules)"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer
 
 from srt.errors import LoadError
-from srt.text.pieces import byte_alphabet
+from srt.text.pieces import build_pieces, byte_alphabet
 
 
 class PythonBackend:
@@ -33,11 +34,20 @@ def open_python_tokenizer(
         )
     except (ValueError, OSError, ImportError) as error:
         raise LoadError(f"{path}: the Python tokenizer does not load: {error}") from error
-    specials = sorted(slow.all_special_ids)
-    return PythonBackend(slow), [_piece(slow, i) for i in range(len(slow))], specials
+    added = {i for i, token in slow.added_tokens_decoder.items() if token.special}
+    return PythonBackend(slow), _pieces(slow), sorted(added | set(slow.all_special_ids))
 
 
 _BYTE_OF = {chr(shown): byte for byte, shown in byte_alphabet().items()}
+
+
+def _pieces(slow: Any) -> list[bytes]:
+    """What bytes each id stands for, in the ways that Python tokenizers have of saying so."""
+    if getattr(slow, "is_fast", False):  # the checkpoint has no other
+        fast = slow.backend_tokenizer
+        decoder = json.loads(fast.decoder.__getstate__()) if fast.decoder is not None else None
+        return build_pieces(fast.get_vocab(with_added_tokens=True), decoder)
+    return [_piece(slow, i) for i in range(len(slow))]
 
 
 def _piece(slow: Any, token_id: int) -> bytes:
