@@ -60,7 +60,7 @@ class MlaConfig:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """A decoder-only model. What families differ in is a field; families fill it in `families.py`.
+    """A decoder-only model. What families differ in is a field; readers in `families.py` fill it.
 
     num_kv_heads and head_dim are of the whole model, before tensor parallelism.
     activation: "silu", "gelu" (erf) or "gelu_tanh".  norm: "rms" or "layer" (LayerNorm).
