@@ -12,7 +12,7 @@ from engine.driver import driver
 from srt.config import Settings
 from srt.engine.graph import graph_sizes
 from srt.engine.memory import KvFormat, num_pool_pages, page_bytes
-from srt.engine.startup import cap_running, make_limits
+from srt.engine.startup import cap_running, make_limits, warm_up_prompts
 from srt.engine.step import profile_words, write_profile_message
 from srt.errors import ConfigError
 from srt.models.decoder import KvSpec
@@ -94,6 +94,15 @@ def test_profile_step_runs_and_touches_scratch_only(
             assert not pool[1:].any()
         assert not worker.state.slot_tokens[first_page:].any()
         assert not worker.state.page_table.any()
+
+
+def test_warming_up_leaves_no_trace(tiny: tuple[Path, Any]) -> None:
+    with driver(tiny[0], chunked_prefill_size=128) as d:
+        worker = d.engine.worker
+        warm_up_prompts(worker)  # 32, 64 and 128 tokens
+        assert worker.state.buffers.positions[:128].tolist() == list(range(128))
+        for pool in (*worker.state.kv.k, *worker.state.kv.v):
+            assert not pool[1:].any()
 
 
 def test_padded_decode_of_no_sequences_is_what_a_graph_captures(tiny: tuple[Path, Any]) -> None:

@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_MAX_RUNNING = {"cuda": 2048, "cpu": 128}
 PAGE_TABLE_CAP_BYTES = 256 << 20  # a default max_running never makes the page table larger
+MAX_WARM_UP_TOKENS = 2048
 TOKENS_PER_ROW = 128  # a default max_running leaves each sequence at least so many pool tokens
 
 
@@ -110,7 +111,7 @@ def start_rank(
     limits = make_limits(settings, model.config, device)
     sizes = _graph_sizes(settings, limits, device)
     planner = make_planner(model, dtype, fmt.name, device)
-    with report.phase("measure a step's memory"):
+    with report.phase("run trial steps"):
         steps = measure_steps(model, limits, fmt, device, sizes, planner)
     bytes_per_page = page_bytes(model.kv_spec, limits.page_size, fmt)
     budget = pool_budget_bytes(settings, device, steps, num_local_ranks)
@@ -206,7 +207,8 @@ def measure_steps(
 ) -> StepMemory:
     """Runs the largest steps over a scratch pool and takes the peaks (CPU: nothing is measured).
 
-    The state that outlives steps (buffers, page table) is counted with the activations.
+    The state that outlives steps (buffers, page table) is counted with the activations. A few
+    common prompt lengths run too, so that the first requests find their kernels loaded.
     """
     if device.type == "cpu":
         return StepMemory(0, 0)
@@ -227,11 +229,25 @@ def measure_steps(
         worker.launch(shape)
         worker.result()
         graphs = torch.cuda.max_memory_allocated(device) - between + len(sizes) * CUDA_GRAPH_BYTES
+    warm_up_prompts(worker)
     worker.close()
     del worker, state, kv
     gc.collect()
     torch.cuda.empty_cache()
     return StepMemory(activations, graphs)
+
+
+def warm_up_prompts(worker: Worker) -> None:
+    """Runs prompts of 32, 64, … tokens. The page table must be zero (see `write_profile_message`).
+
+    Libraries choose and load kernels by the number of tokens: about 60 ms at first use.
+    """
+    limits = worker.limits
+    num_tokens = 32
+    while num_tokens <= min(MAX_WARM_UP_TOKENS, limits.max_step_tokens, limits.max_seq_len):
+        worker.launch(write_profile_message(worker.message.numpy(), 1, num_tokens))
+        worker.result()
+        num_tokens *= 2
 
 
 def _load(
