@@ -59,7 +59,7 @@ __device__ __forceinline__ void rank_chunk(const T* row, Chunk chunk, int top, T
 
 // A lane walks the list of one block of the cluster; the best head goes out, `top` times.
 __device__ __forceinline__ void merge_lists(const LogprobsParams& p, TopList& list, int row,
-                                            float normalizer) {
+                                            float largest, float log_sum) {
   const int lane = static_cast<int>(threadIdx.x);
   const Ranked none{-INFINITY, kNoToken};
   const TopList* const theirs = cluster_map(&list, lane < cluster_size() ? lane : 0);
@@ -73,7 +73,7 @@ __device__ __forceinline__ void merge_lists(const LogprobsParams& p, TopList& li
     if (head.token == best.token && head.token != kNoToken) ++next;
     if (lane == 0) {
       const int64_t at = static_cast<int64_t>(row) * p.top + n;
-      p.top_logprobs[at] = best.value - normalizer;
+      p.top_logprobs[at] = best.value - largest - log_sum;
       p.top_tokens[at] = best.token;
     }
   }
@@ -111,7 +111,7 @@ __global__ void __launch_bounds__(kRowThreads, 1)
   if (p.top == 0) return;
   rank_chunk(logits, chunk, p.top, list, ranks);
   cluster_sync();  // every block's list is complete
-  if (cluster_rank() == 0 && threadIdx.x < kWarpSize) merge_lists(p, list, row, largest + log_sum);
+  if (cluster_rank() == 0 && threadIdx.x < kWarpSize) merge_lists(p, list, row, largest, log_sum);
   cluster_sync();  // the lists live until they are merged
 }
 

@@ -7,7 +7,7 @@
 namespace srt::cuda {
 
 constexpr int kRowLane = 8;  // logits that a thread takes at once
-constexpr int kRowThreads = 512;
+constexpr int kRowThreads = 256;
 
 // Tokens [begin, end) of a row; chunks are multiples of 32 tokens, later ones may be empty.
 struct Chunk {

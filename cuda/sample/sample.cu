@@ -2,10 +2,10 @@
 // launch.
 //
 // Shapes    see SampleParams; vocab up to 8 * 32768 where a row is drawn (not greedy).
-// Parallel  a cluster of 8 blocks a row; a block keeps its chunk as float32 in shared memory, so
-// that
-//           the row is read once however often it is walked over. Plain greedy rows stay in
-//           registers.
+// Parallel  a cluster of up to 8 blocks a row. Rows with edits or filters: a block keeps its chunk
+// as
+//           float32 in shared memory, so that the row is read once however often it is walked over.
+//           Other rows are streamed: greedy ones once, drawn ones twice.
 // Bound     HBM: num_rows * vocab * sizeof(dtype). Draws: the 10 rounds of Philox per 4 tokens.
 // Numerics  docs/contracts.md section 3.1. No sorting: the race runs over all tokens; a winner that
 //           the filters drop gives way to the winner among the strictly likelier, until one is
@@ -13,7 +13,7 @@
 //           kept.
 #include "common/ptx.cuh"
 #include "sample/edit.cuh"
-#include "sample/philox.cuh"
+#include "sample/race.cuh"
 #include "sample/sample.h"
 
 namespace srt::cuda {
@@ -22,52 +22,10 @@ namespace {
 using message::SamplingRecord;
 
 constexpr int kMaxChunkTokens = 32768;
+constexpr int kBlocksPerSm = 3;
+constexpr float kLog2e = 1.44269504088896341f;
 constexpr int kEdits =
     message::kFlagPenalties | message::kFlagBiased | message::kFlagMaskStops | message::kFlagMasked;
-
-// What a draw needs to know of a row; x is its part in shared memory, already over temperature.
-struct DrawState {
-  const float* x;
-  Chunk chunk;
-  float max;    // of the whole row
-  float least;  // top-k: smaller values are out
-};
-
-// A racer: its score exp(x - max) / exponential, and its own value.
-struct Racer {
-  double score;
-  float x;
-  int token;
-};
-
-struct RaceResult {
-  Racer winner;
-  double mass;  // of the tokens in the race, exp(x - max) each
-};
-
-struct Faster {
-  __device__ __forceinline__ Racer operator()(const Racer& a, const Racer& b) const {
-    const bool second = b.score > a.score || (b.score == a.score && b.token < a.token);
-    return second ? b : a;
-  }
-  __device__ __forceinline__ RaceResult operator()(const RaceResult& a, const RaceResult& b) const {
-    return {(*this)(a.winner, b.winner), a.mass + b.mass};
-  }
-};
-
-template <typename F>
-__device__ __forceinline__ void for_values(const DrawState& s, F&& f) {
-  for (int at = s.chunk.begin + static_cast<int>(threadIdx.x) * kRowLane; at < s.chunk.end;
-       at += kRowThreads * kRowLane) {
-    float x[kRowLane];
-    load_floats(s.x + (at - s.chunk.begin), x);
-#pragma unroll
-    for (int j = 0; j < kRowLane; ++j) {
-      if (at + j >= s.chunk.end) x[j] = -INFINITY;
-    }
-    f(at, x);
-  }
-}
 
 // Order of the keys = order of the floats, zeros being equal.
 __device__ __forceinline__ unsigned to_key(float x) {
@@ -93,11 +51,17 @@ struct AddCounts {
   }
 };
 
-__device__ __forceinline__ PivotCounts count_above(const DrawState& s,
+// `low`: no pivot lies below. Vectors that do not reach it, which soon is most, need one
+// comparison.
+__device__ __forceinline__ PivotCounts count_above(const SharedRow& row, float low,
                                                    const float (&pivots)[kPivots],
                                                    ClusterReducer& cluster) {
   PivotCounts mine = {};
-  for_values(s, [&](int, const float(&x)[kRowLane]) {
+  row.walk([&](int, const float(&x)[kRowLane]) {
+    float largest = x[0];
+#pragma unroll
+    for (int i = 1; i < kRowLane; ++i) largest = fmaxf(largest, x[i]);
+    if (!(largest >= low)) return;
 #pragma unroll
     for (int i = 0; i < kRowLane; ++i) {
 #pragma unroll
@@ -109,9 +73,10 @@ __device__ __forceinline__ PivotCounts count_above(const DrawState& s,
 
 // A value that exactly the k largest, and their equals, reach: search with 7 pivots a pass.
 // Invariant: at least k values reach `low`, fewer than k reach `high`.
-__device__ __forceinline__ float find_top_k(const DrawState& s, int k, ClusterReducer& cluster) {
+__device__ __forceinline__ float find_top_k(const SharedRow& row, float largest, int k,
+                                            ClusterReducer& cluster) {
   unsigned low = to_key(-INFINITY);
-  unsigned high = to_key(s.max) + 1;
+  unsigned high = to_key(largest) + 1;
   for (bool first = true; high - low > 1; first = false) {
     unsigned keys[kPivots];
     float pivots[kPivots];
@@ -119,11 +84,11 @@ __device__ __forceinline__ float find_top_k(const DrawState& s, int k, ClusterRe
 #pragma unroll
     for (int j = 0; j < kPivots; ++j) {
       // The first pass looks 32, 16, ... 1/2 below the largest: that is where k values end.
-      keys[j] = first ? to_key(s.max - 32.0f / static_cast<float>(1 << j))
+      keys[j] = first ? to_key(largest - 32.0f / static_cast<float>(1 << j))
                       : min(low + static_cast<unsigned>(j + 1) * step, high - 1);
       pivots[j] = from_key(keys[j]);
     }
-    const PivotCounts counts = count_above(s, pivots, cluster);
+    const PivotCounts counts = count_above(row, from_key(low), pivots, cluster);
 #pragma unroll
     for (int j = 0; j < kPivots; ++j) {
       if (counts.count[j] == k) return pivots[j];
@@ -134,85 +99,42 @@ __device__ __forceinline__ float find_top_k(const DrawState& s, int k, ClusterRe
   return from_key(low);
 }
 
-__device__ __forceinline__ double mass_of_kept(const DrawState& s, ClusterReducer& cluster) {
+__device__ __forceinline__ double mass_of_kept(const SharedRow& row, const RaceTerms& terms,
+                                               ClusterReducer& cluster) {
   double mass = 0.0;
-  for_values(s, [&](int, const float(&x)[kRowLane]) {
+  row.walk([&](int, const float(&x)[kRowLane]) {
     float sum = 0.0f;
 #pragma unroll
-    for (int j = 0; j < kRowLane; ++j) sum += x[j] >= s.least ? expf(x[j] - s.max) : 0.0f;
+    for (int j = 0; j < kRowLane; ++j) {
+      if (x[j] >= terms.least) sum += expf(x[j] - terms.max);
+    }
     mass += sum;
   });
   return cluster.reduce(mass, Add{});
 }
 
-// The race among kept tokens above `floor`, and their mass. `bound` (shared) is a score that the
-// winner surely reaches: a weight over v is at least the score, so most tokens need no logarithm.
-__device__ __forceinline__ RaceResult race(const DrawState& s, const SamplingRecord& record,
-                                           float floor, bool wants_mass, float* bound,
-                                           ClusterReducer& cluster) {
-  constexpr float kLog2e = 1.44269504088896341f;
-  constexpr float kSlack = 1.0f - 1e-4f;  // for the approximations
-  const uint2 key{record.seed_lo, record.seed_hi};
-  const bool filtered = record.flags & message::kFlagFiltered;
-  const float min_p = filtered ? record.min_p : 0.0f;
-  __syncthreads();  // the last race has been read
-  if (threadIdx.x == 0) *bound = kSureScore;
-  __syncthreads();
-  RaceResult mine{{-1.0, 0.0f, kNoToken}, 0.0};
-  for_values(s, [&](int at, const float(&x)[kRowLane]) {
-    bool runs = false;
-#pragma unroll
-    for (int j = 0; j < kRowLane; ++j) runs |= x[j] > floor && x[j] >= s.least;
-    if (!runs) return;
-    const uint4 words[2] = {philox(static_cast<unsigned>(at) / 4, record.position, key),
-                            philox(static_cast<unsigned>(at) / 4 + 1, record.position, key)};
-    const float reach = *static_cast<volatile float*>(bound) * kSlack;
-#pragma unroll
-    for (int j = 0; j < kRowLane; ++j) {
-      if (!(x[j] > floor && x[j] >= s.least)) continue;
-      const uint4& four = words[j / 4];
-      const unsigned word = j % 4 == 0   ? four.x
-                            : j % 4 == 1 ? four.y
-                            : j % 4 == 2 ? four.z
-                                         : four.w;
-      const float weight = ptx::exp2_approx((x[j] - s.max) * kLog2e);
-      if (wants_mass) mine.mass += expf(x[j] - s.max);
-      if (!(weight >= reach * uniform_approx(word))) continue;
-      const float exact = expf(x[j] - s.max);
-      if (exact < min_p) continue;
-      const Racer racer{static_cast<double>(exact) / static_cast<double>(exponential(word)), x[j],
-                        at + j};
-      mine.winner = Faster{}(mine.winner, racer);
-      // Scores are positive: their order is that of their bits.
-      atomicMax(reinterpret_cast<int*>(bound), __float_as_int(static_cast<float>(racer.score)));
-    }
-  });
-  return cluster.reduce(mine, Faster{});
+// -inf does not run: exp2_approx makes it 0, which no bound admits.
+__device__ __forceinline__ RaceTerms terms_of(float max_raw, float max, float rate) {
+  return {max_raw, max, rate, -INFINITY, -INFINITY, 0.0f, false};
 }
 
-__device__ __forceinline__ float row_max(const DrawState& s, ClusterReducer& cluster) {
-  float largest = -INFINITY;
-  for_values(s, [&](int, const float(&x)[kRowLane]) {
-#pragma unroll
-    for (int j = 0; j < kRowLane; ++j) largest = fmaxf(largest, x[j]);
-  });
-  return cluster.reduce(largest, Max{});
-}
-
-__device__ __forceinline__ int draw(DrawState& s, const SamplingRecord& record, int vocab,
-                                    float* bound, ClusterReducer& cluster) {
-  s.max = row_max(s, cluster);
-  s.least = -INFINITY;
-  if (s.max == -INFINITY) return kNoToken;  // everything is masked
-  const bool filtered = record.flags & message::kFlagFiltered;
-  if (filtered && record.top_k > 0 && record.top_k < vocab)
-    s.least = find_top_k(s, record.top_k, cluster);
-  const bool has_top_p = filtered && record.top_p < 1.0f;
-  const double limit = has_top_p ? record.top_p * mass_of_kept(s, cluster) : 0.0;
-  // exp2_approx(-inf) is 0, which no bound admits: masked tokens do not run.
-  Racer winner = race(s, record, -INFINITY, false, bound, cluster).winner;
+__device__ __forceinline__ int draw_filtered(const SharedRow& row, const SamplingRecord& record,
+                                             int vocab, float* bound, ClusterReducer& cluster) {
+  const float largest = row_max(row, cluster);
+  if (largest == -INFINITY) return kNoToken;  // everything is masked
+  RaceTerms terms = terms_of(largest, largest, kLog2e);
+  if ((record.flags & message::kFlagFiltered) == 0)
+    return race(row, terms, record, bound, cluster).winner.token;
+  terms.min_p = record.min_p;
+  if (record.top_k > 0 && record.top_k < vocab)
+    terms.least = find_top_k(row, largest, record.top_k, cluster);
+  const bool has_top_p = record.top_p < 1.0f;
+  const double limit = has_top_p ? record.top_p * mass_of_kept(row, terms, cluster) : 0.0;
+  Racer winner = race(row, terms, record, bound, cluster).winner;
+  terms.wants_mass = true;
   while (has_top_p && winner.token != kNoToken) {
-    const RaceResult likelier = race(s, record, winner.x, true, bound, cluster);
+    terms.floor = winner.x;
+    const RaceResult likelier = race(row, terms, record, bound, cluster);
     if (likelier.mass < limit || likelier.winner.token == kNoToken) break;
     winner = likelier.winner;
   }
@@ -226,80 +148,104 @@ __device__ __forceinline__ void find_best(int at, const float (&x)[kRowLane], Be
   }
 }
 
+// Greedy rows and rows that are drawn from all tokens, as the logits are: nothing is copied.
 template <typename T>
-__device__ __forceinline__ int choose(const SampleParams& p, const SamplingRecord& record, float* x,
-                                      unsigned* counts, float* bound, ClusterReducer& cluster) {
-  const T* const row =
-      static_cast<const T*>(p.logits) + static_cast<int64_t>(blockIdx.y) * p.logits_stride;
-  const Chunk chunk = my_chunk(p.vocab);
-  const bool greedy = record.flags & message::kFlagGreedy;
-  Best<float> best{-INFINITY, kNoToken};
-  if (greedy && (record.flags & kEdits) == 0) {
-    for_logits(row, chunk, [&](int at, const float(&v)[kRowLane]) { find_best(at, v, best); });
+__device__ __forceinline__ int choose_plain(const T* row, Chunk chunk, const SamplingRecord& record,
+                                            float* bound, ClusterReducer& cluster) {
+  if (record.flags & message::kFlagGreedy) {
+    Best<float> best{-INFINITY, kNoToken};
+    for_logits(row, chunk, [&](int at, const float(&x)[kRowLane]) { find_best(at, x, best); });
     return cluster.reduce(best, Better{}).token;
   }
-  const bool edits = record.flags & kEdits;
-  const float temperature = record.temperature;
-  for_logits(row, chunk, [&](int at, float(&v)[kRowLane]) {
-    if (!greedy && !edits) {
-#pragma unroll
-      for (int j = 0; j < kRowLane; ++j) v[j] = __fdiv_rn(v[j], temperature);
-    }
+  const StreamedRow<T> streamed{row, chunk, record.temperature};
+  const float largest = row_max(streamed, cluster);
+  if (largest == -INFINITY) return kNoToken;
+  // Division is monotone: the largest over temperature is the largest of all over temperature.
+  const RaceTerms terms = terms_of(largest, streamed.value(largest), kLog2e / record.temperature);
+  return race(streamed, terms, record, bound, cluster).winner.token;
+}
+
+// Rows with edits or filters, in shared memory.
+template <typename T>
+__device__ __forceinline__ int choose_edited(const SampleParams& p, const T* row, Chunk chunk,
+                                             const SamplingRecord& record, float* x, float* bound,
+                                             ClusterReducer& cluster) {
+  unsigned* const counts = reinterpret_cast<unsigned*>(x + chunk_tokens(p.vocab, cluster_size()));
+  const bool greedy = record.flags & message::kFlagGreedy;
+  for_logits<2>(row, chunk, [&](int at, const float(&v)[kRowLane]) {
     store_floats(x + (at - chunk.begin), v);
   });
   __syncthreads();  // the chunk is in shared memory
-  if (edits) edit(p, record, x, chunk, counts);
-  DrawState state{x, chunk, 0.0f, 0.0f};
+  if (record.flags & kEdits) edit(p, record, x, chunk, counts);
+  const SharedRow shared{x, chunk};
   if (greedy) {
-    for_values(state, [&](int at, const float(&v)[kRowLane]) { find_best(at, v, best); });
+    Best<float> best{-INFINITY, kNoToken};
+    shared.walk([&](int at, const float(&v)[kRowLane]) { find_best(at, v, best); });
     return cluster.reduce(best, Better{}).token;
   }
-  if (edits) {
-    for (int i = static_cast<int>(threadIdx.x); i < chunk.end - chunk.begin; i += kRowThreads)
-      x[i] = __fdiv_rn(x[i], temperature);
-    __syncthreads();  // every value is over temperature
-  }
-  return draw(state, record, p.vocab, bound, cluster);
+  for (int i = static_cast<int>(threadIdx.x); i < chunk.end - chunk.begin; i += kRowThreads)
+    x[i] = __fdiv_rn(x[i], record.temperature);
+  __syncthreads();  // every value is over temperature
+  return draw_filtered(shared, record, p.vocab, bound, cluster);
 }
 
-template <typename T>
-__global__ void __launch_bounds__(kRowThreads)
+template <typename T, bool kPlainOnly>
+__global__ void __launch_bounds__(kRowThreads, kPlainOnly ? kBlocksPerSm : 2)
     sample_kernel(const __grid_constant__ SampleParams p) {
   extern __shared__ __align__(16) unsigned char dynamic[];
   __shared__ ClusterScratch scratch;
+  __shared__ SamplingRecord record;
   __shared__ float bound;
   ptx::grid_launch();
-  float* const x = reinterpret_cast<float*>(dynamic);
-  unsigned* const counts = reinterpret_cast<unsigned*>(x + chunk_tokens(p.vocab, cluster_size()));
   ptx::grid_wait();
-  cluster_sync();  // every block runs before its shared memory is written from outside
-  const int row = static_cast<int>(blockIdx.y);
-  const SamplingRecord record = reinterpret_cast<const SamplingRecord*>(p.sampling)[row];
+  const int index = static_cast<int>(blockIdx.y);
+  if (threadIdx.x < message::kSamplingWords)
+    reinterpret_cast<int*>(&record)[threadIdx.x] =
+        p.sampling[index * message::kSamplingWords + static_cast<int>(threadIdx.x)];
+  cluster_sync();  // the record is read; every block runs before it is written to from outside
+  const T* const row = static_cast<const T*>(p.logits) + index * p.logits_stride;
+  const Chunk chunk = my_chunk(p.vocab);
   ClusterReducer cluster(scratch);
-  const int token = choose<T>(p, record, x, counts, &bound, cluster);
+  int token;
+  if (kPlainOnly || (record.flags & (kEdits | message::kFlagFiltered)) == 0) {
+    token = choose_plain(row, chunk, record, &bound, cluster);
+  } else {
+    float* const x = reinterpret_cast<float*>(dynamic);
+    token = choose_edited(p, row, chunk, record, x, &bound, cluster);
+  }
   if (cluster_rank() != 0 || threadIdx.x != 0) return;
   // Nothing above -inf (or nothing but NaN): token 0, as argmax has it.
   const int chosen = token == kNoToken ? 0 : token;
-  p.tokens[row] = chosen;
-  p.last_tokens[p.sample_rows[row]] = chosen;
+  p.tokens[index] = chosen;
+  p.last_tokens[p.sample_rows[index]] = chosen;
+}
+
+// Blocks of a row: as many as fill the device with kBlocksPerSm a multiprocessor.
+int blocks_per_row(int num_rows) {
+  if (compute_capability() < 90) return 1;
+  int blocks = kMaxCluster;
+  while (blocks > 1 && num_rows * blocks > kBlocksPerSm * num_sms()) blocks /= 2;
+  return blocks;
 }
 
 }  // namespace
 
 cudaError_t sample(const SampleParams& p, cudaStream_t stream) {
   if (p.num_rows == 0) return cudaSuccess;
-  const int num_blocks = compute_capability() >= 90 ? kMaxCluster : 1;
-  const int tokens = chunk_tokens(p.vocab, num_blocks);
-  size_t smem = static_cast<size_t>(tokens) * sizeof(float);
-  if (tokens > kMaxChunkTokens) return cudaErrorInvalidValue;
-  if (p.flags & message::kFlagPenalties) smem += kCountTokens * sizeof(unsigned);
-  const LaunchShape shape{
-      .grid = dim3(static_cast<unsigned>(num_blocks), static_cast<unsigned>(p.num_rows)),
-      .block = dim3(kRowThreads),
-      .smem_bytes = smem,
-      .pdl = p.pdl,
-      .cluster = num_blocks};
-  SRT_DISPATCH_DTYPE(p.dtype, T, { return launch(sample_kernel<T>, shape, stream, p); });
+  const bool plain = (p.flags & (kEdits | message::kFlagFiltered)) == 0;
+  LaunchShape shape{.grid = dim3(1), .block = dim3(kRowThreads), .pdl = p.pdl};
+  shape.cluster =
+      plain ? blocks_per_row(p.num_rows) : (compute_capability() < 90 ? 1 : kMaxCluster);
+  shape.grid = dim3(static_cast<unsigned>(shape.cluster), static_cast<unsigned>(p.num_rows));
+  if (!plain) {
+    const int tokens = chunk_tokens(p.vocab, shape.cluster);
+    if (tokens > kMaxChunkTokens) return cudaErrorInvalidValue;
+    shape.smem_bytes = static_cast<size_t>(tokens) * sizeof(float);
+    if (p.flags & message::kFlagPenalties) shape.smem_bytes += kCountTokens * sizeof(unsigned);
+  }
+  SRT_DISPATCH_DTYPE(p.dtype, T, {SRT_DISPATCH_BOOL(plain, kPlainOnly, {
+                       return launch(sample_kernel<T, kPlainOnly>, shape, stream, p);
+                     })});
 }
 
 }  // namespace srt::cuda
