@@ -37,10 +37,18 @@ class Attention(nn.Module):
         self.register_buffer("cos_sin", cos_sin, persistent=False)
         self.cos_sin: Tensor
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, batch: ForwardBatch) -> Tensor:
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        batch: ForwardBatch,
+        head_norms: ops.HeadNorms | None = None,
+    ) -> Tensor:
         """q [T, heads, head_dim], k and v [T, kv_heads, head_dim] → [T, heads * head_dim].
 
-        q is rotated in place; k and v go to the pool before the queries read it.
+        q is normed (where asked for) and rotated in place; k and v go to the pool before the
+        queries read it.
         """
         spec, kv = self.spec, batch.kv
         i = spec.layer_idx
@@ -59,6 +67,7 @@ class Attention(nn.Module):
             kv_format=kv.kv_format,
             k_scale=k_scale,
             v_scale=v_scale,
+            head_norms=head_norms,
         )
         out = ops.paged_attention(
             q,

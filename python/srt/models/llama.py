@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from srt import ops
 from srt.batch import ForwardBatch
 from srt.layers.attention import Attention, AttentionSpec
 from srt.layers.build import Build
@@ -42,9 +43,14 @@ class LlamaAttention(nn.Module):
             fused = fused.clamp_(-self.clip, self.clip)
         heads = fused.view(x.shape[0], -1, self.head_dim)
         q, k, v = heads.split((qkv.num_heads, qkv.num_kv_heads, qkv.num_kv_heads), dim=1)
-        if self.q_norm is not None and self.k_norm is not None:
+        norms = None
+        if isinstance(self.q_norm, RmsNorm) and isinstance(self.k_norm, RmsNorm):
+            norms = ops.HeadNorms(
+                self.q_norm.weight, self.k_norm.weight, self.q_norm.eps, self.q_norm.offset
+            )
+        elif self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        out: Tensor = self.o(self.attend(q, k, v, batch))
+        out: Tensor = self.o(self.attend(q, k, v, batch, norms))
         return out
 
 

@@ -4,11 +4,12 @@ from srt.ops.activation import gelu_and_mul, silu_and_mul, softcap
 from srt.ops.attention import paged_attention
 from srt.ops.kv import rotary, rotary_store_kv, store_kv
 from srt.ops.linear import embedding, linear, linear_silu_mul
-from srt.ops.norm import add_rms_norm, layer_norm, rms_norm
+from srt.ops.norm import HeadNorms, add_rms_norm, layer_norm, rms_norm
 from srt.ops.sampling import sample, token_logprobs, top_logprobs
 from srt.ops.step import prepare_step
 
 __all__ = [
+    "HeadNorms",
     "add_rms_norm",
     "embedding",
     "gelu_and_mul",

@@ -84,6 +84,7 @@ def rotary(  # noqa: PLR0913
     q_norm: Tensor | None = None,
     k_norm: Tensor | None = None,
     norm_eps: float = 0.0,
+    norm_offset: float = 0.0,
 ) -> None:
     """Rotates q and k in place, or q in place and k with v into the cache."""
     native.cuda_rotary(
@@ -102,7 +103,7 @@ def rotary(  # noqa: PLR0913
         q_norm,
         k_norm,
         norm_eps,
-        0.0,
+        norm_offset,
         **_launch(q),
     )
 

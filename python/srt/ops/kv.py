@@ -2,14 +2,51 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 from torch import Tensor
 
 from srt.core import native
 from srt.ops import cuda
+from srt.ops.norm import HeadNorms, rms_norm
+
+
+class NormArguments(TypedDict, total=False):
+    """What `cuda.rotary` calls the fields of HeadNorms."""
+
+    q_norm: Tensor
+    k_norm: Tensor
+    norm_eps: float
+    norm_offset: float
+
+
+def _arguments(norms: HeadNorms | None) -> NormArguments:
+    if norms is None:
+        return {}
+    return {
+        "q_norm": norms.q,
+        "k_norm": norms.k,
+        "norm_eps": norms.eps,
+        "norm_offset": norms.offset,
+    }
+
+
+def _norm_heads(q: Tensor, k: Tensor, norms: HeadNorms | None) -> None:
+    """In place, where there are any."""
+    if norms is None:
+        return
+    for x, weight in ((q, norms.q), (k, norms.k)):
+        rms_norm(x, weight, norms.eps, weight_offset=norms.offset, out=x)
 
 
 def rotary(
-    q: Tensor, k: Tensor, positions: Tensor, cos_sin: Tensor, *, interleaved: bool = False
+    q: Tensor,
+    k: Tensor,
+    positions: Tensor,
+    cos_sin: Tensor,
+    *,
+    interleaved: bool = False,
+    head_norms: HeadNorms | None = None,
 ) -> None:
     """Rotates q and k in place by their position.
 
@@ -20,10 +57,12 @@ def rotary(
         cos_sin: float32 [max_pos, rotary_dim]: the cosines, then the sines, rotary_dim / 2 each.
             Dimensions from rotary_dim on stay as they are.
         interleaved: pairs are (0, 1), (2, 3), … (GPT-J) instead of halves (NeoX).
+        head_norms: applied to every head of q and k before.
     """
     if q.is_cuda:
-        cuda.rotary(q, k, positions, cos_sin, interleaved=interleaved)
+        cuda.rotary(q, k, positions, cos_sin, interleaved=interleaved, **_arguments(head_norms))
     else:
+        _norm_heads(q, k, head_norms)
         native.cpu_rotary(q, k, positions, cos_sin, interleaved)
 
 
@@ -68,6 +107,7 @@ def rotary_store_kv(  # noqa: PLR0913
     kv_format: str = "",
     k_scale: float = 1.0,
     v_scale: float = 1.0,
+    head_norms: HeadNorms | None = None,
 ) -> None:
     """`rotary` and `store_kv` in one pass: q is rotated in place, rotated k and v go to the cache.
 
@@ -88,8 +128,10 @@ def rotary_store_kv(  # noqa: PLR0913
             kv_format=kv_format,
             k_scale=k_scale,
             v_scale=v_scale,
+            **_arguments(head_norms),
         )
         return
+    _norm_heads(q, k, head_norms)
     native.cpu_rotary_store_kv(
         q,
         k,

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from srt.core import native
 from srt.ops import cuda
+
+
+@dataclass(frozen=True, slots=True)
+class HeadNorms:
+    """RMSNorm of each head of q and k: weights [head_dim], as `rms_norm` takes them."""
+
+    q: Tensor
+    k: Tensor
+    eps: float
+    offset: float = 0.0
 
 
 def rms_norm(
