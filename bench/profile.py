@@ -53,7 +53,8 @@ def busy_us(spans: Sequence[Span]) -> float:
 
 def short_name(name: str) -> str:
     """A kernel's name without return type, namespaces and arguments."""
-    head = re.split(r"\(", name.removeprefix("void "), maxsplit=1)[0]
+    plain = name.removeprefix("void ").replace("(anonymous namespace)::", "")
+    head = plain.split("(", maxsplit=1)[0]
     return re.sub(r"\b(?:\w+::)+", "", head)[:90]
 
 

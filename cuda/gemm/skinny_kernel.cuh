@@ -133,6 +133,8 @@ __device__ void produce(const Args& a, uint32_t smem, uint32_t full, uint32_t em
                                       first_tile + i / per_tile * tile_step, block);
     load_box(smem + s * L::kStageBytes + L::kWBytes, &a.x_map, bar, block * kBlockK, 0, kEvictLast);
   }
+  // All loads are on their way: the next kernel's weights may follow while this one finishes.
+  ptx::grid_launch();
 }
 
 // Writes this thread's accumulators to `at(row of the tile, row of x) = value`.
@@ -297,7 +299,6 @@ __global__ void __launch_bounds__(Layout<kM, kGroups>::kThreads)
     fence_barrier_init();
   }
   __syncthreads();
-  ptx::grid_launch();
   if (a.split == 1) {
     if (threadIdx.x == L::kConsumers) {
       produce<kM, kGroups, kGated>(a, smem, full, empty, 0, blockIdx.x, gridDim.x);
