@@ -26,11 +26,11 @@ struct Shape {
 Shape choose_shape(const SkinnyGemmParams& p) {
   constexpr int kMinBlocks = 7;
   const int sms = num_sms();
-  const bool two_fit = p.m <= 32;
+  const bool two_fit = !is_deep(p);
   const int rows = p.gated ? p.n / 2 : p.n;
   Shape s{p.row_groups, p.split, p.ctas};
   if (p.gated) s.groups = 2;
-  if (s.groups == 0) s.groups = div_up(rows, 2 * kGroupRows) >= (two_fit ? 3 * sms : sms) ? 2 : 1;
+  if (s.groups == 0) s.groups = div_up(rows, 2 * kGroupRows) >= sms ? 2 : 1;
   const int tiles = div_up(rows, p.gated ? kGroupRows : s.groups * kGroupRows);
   if (s.split == 0) {
     const int most = (two_fit ? sms * 3 / 2 : sms) / tiles;

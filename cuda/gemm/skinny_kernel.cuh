@@ -27,15 +27,15 @@ constexpr int kBlockK = 64;     // 128 bytes: one swizzle row
 constexpr int kGroupRows = 64;  // rows of w per warpgroup, wgmma's M
 constexpr int kMaxSplit = 8;
 
-template <int kM, int kGroups>
+// kDeep: one CTA fills an SM, for matrices large enough that only bandwidth counts. Otherwise two
+// fit, and the next kernel's CTAs settle beside this one's. (64 rows and more are always deep.)
+template <int kM, int kGroups, bool kDeep>
 struct Layout {
   static constexpr int kTileRows = kGroups * kGroupRows;
   static constexpr int kWBytes = kTileRows * 128;
   static constexpr int kXBytes = kM * 128;
   static constexpr int kStageBytes = kWBytes + kXBytes;
-  // Two CTAs fit on an SM up to 32 rows, so that the next kernel's weights arrive while this one
-  // ends.
-  static constexpr int kBudget = kM <= 32 ? 100 * 1024 : 176 * 1024;
+  static constexpr int kBudget = kDeep ? 176 * 1024 : 100 * 1024;
   static constexpr int kStages = kBudget / kStageBytes;
   static constexpr int kConsumers = kGroups * 128;
   static constexpr int kThreads = kConsumers + 32;
@@ -46,6 +46,14 @@ struct Layout {
   static constexpr size_t kSmemBytes =
       1024 + static_cast<size_t>(kStages) * kStageBytes + kStagingBytes + 2 * 8 * kStages;
 };
+
+// Up to this many rows both depths are built, and the size of w decides.
+constexpr int kMaxShallowRows = 32;
+
+inline bool is_deep(const SkinnyGemmParams& p) {
+  constexpr int64_t kElements = int64_t{16} << 20;
+  return p.m > kMaxShallowRows || static_cast<int64_t>(p.n) * p.k >= kElements;
+}
 
 struct Args {
   CUtensorMap w_map;
@@ -102,15 +110,16 @@ __device__ __forceinline__ void load_weights(const Args& a, uint32_t stage, uint
   }
 }
 
-template <int kM, int kGroups, bool kGated>
+template <int kM, int kGroups, bool kGated, bool kDeep>
 __device__ void produce(const Args& a, uint32_t smem, uint32_t full, uint32_t empty, int rank,
                         int first_tile, int tile_step) {
-  using L = Layout<kM, kGroups>;
+  using L = Layout<kM, kGroups, kDeep>;
   const KRange k = k_range(a, rank);
   const int per_tile = k.end - k.begin;
   const int my_tiles = first_tile < a.num_tiles ? div_up(a.num_tiles - first_tile, tile_step) : 0;
   const int total = my_tiles * per_tile;
   const int ahead = min(total, L::kStages);
+  if (total == ahead) ptx::grid_launch();  // little to load: the next kernel may settle at once
   for (int i = 0; i < ahead; ++i) {
     const uint32_t bar = full + 8 * i;
     barrier_expect_bytes(bar, L::kStageBytes);
@@ -133,8 +142,8 @@ __device__ void produce(const Args& a, uint32_t smem, uint32_t full, uint32_t em
                                       first_tile + i / per_tile * tile_step, block);
     load_box(smem + s * L::kStageBytes + L::kWBytes, &a.x_map, bar, block * kBlockK, 0, kEvictLast);
   }
-  // All loads are on their way: the next kernel's weights may follow while this one finishes.
-  ptx::grid_launch();
+  // All loads are on their way: the next kernel's weights follow while this one finishes.
+  if (total > ahead) ptx::grid_launch();
 }
 
 // Writes this thread's accumulators to `at(row of the tile, row of x) = value`.
@@ -193,10 +202,10 @@ __device__ __forceinline__ void write_tile(const Args& a, int tile, int m_begin,
   }
 }
 
-template <typename T, int kM, int kGroups>
+template <typename T, int kM, int kGroups, bool kDeep>
 __device__ __forceinline__ void accumulate(float (&acc)[kM / 2], uint32_t smem, uint32_t full,
                                            uint32_t empty, int group, int blocks, int& cursor) {
-  using L = Layout<kM, kGroups>;
+  using L = Layout<kM, kGroups, kDeep>;
   const bool leader = threadIdx.x % 32 == 0;  // each warp releases a stage for itself
   for (int i = 0; i < blocks; ++i, ++cursor) {
     const int s = cursor % L::kStages;
@@ -219,22 +228,22 @@ __device__ __forceinline__ void accumulate(float (&acc)[kM / 2], uint32_t smem, 
   if (leader) barrier_arrive(empty + 8 * ((cursor - 1) % L::kStages));
 }
 
-template <typename T, int kM, int kGroups, bool kGated>
+template <typename T, int kM, int kGroups, bool kGated, bool kDeep>
 __device__ void consume_tiles(const Args& a, uint32_t smem, uint32_t full, uint32_t empty,
                               T* staging) {
-  using L = Layout<kM, kGroups>;
+  using L = Layout<kM, kGroups, kDeep>;
   const int group = static_cast<int>(threadIdx.x) / 128;
   int cursor = 0;
   for (int tile = blockIdx.x; tile < a.num_tiles; tile += gridDim.x) {
     float acc[kM / 2];
-    accumulate<T, kM, kGroups>(acc, smem, full, empty, group, a.num_k_blocks, cursor);
+    accumulate<T, kM, kGroups, kDeep>(acc, smem, full, empty, group, a.num_k_blocks, cursor);
     named_barrier(1, L::kConsumers);  // the previous tile has left the staging buffer
     scatter<kM>(acc, group, [&](int n, int m, float v) {
       staging[m * L::kPadRows + n] = static_cast<T>(v + bias_at<T>(a, tile * L::kTileRows + n));
     });
     named_barrier(1, L::kConsumers);  // the staging buffer is complete
     write_tile<T, kM, kGroups, kGated>(a, tile, 0, 1, static_cast<int>(threadIdx.x), L::kConsumers,
-                                       [&](int n, int m, float(&v)[8]) {
+                                       [&](int n, int m, float (&v)[8]) {
                                          const T* at = staging + m * L::kPadRows + n;
 #pragma unroll
                                          for (int i = 0; i < 8; ++i) v[i] = to_float(at[i]);
@@ -242,25 +251,25 @@ __device__ void consume_tiles(const Args& a, uint32_t smem, uint32_t full, uint3
   }
 }
 
-template <typename T, int kM, int kGroups, bool kGated>
+template <typename T, int kM, int kGroups, bool kGated, bool kDeep>
 __device__ void consume_split(const Args& a, uint32_t smem, uint32_t full, uint32_t empty, int rank,
                               float* partial) {
-  using L = Layout<kM, kGroups>;
+  using L = Layout<kM, kGroups, kDeep>;
   const int group = static_cast<int>(threadIdx.x) / 128;
   const KRange k = k_range(a, rank);
   int cursor = 0;
   float acc[kM / 2];
-  accumulate<T, kM, kGroups>(acc, smem, full, empty, group, k.end - k.begin, cursor);
+  accumulate<T, kM, kGroups, kDeep>(acc, smem, full, empty, group, k.end - k.begin, cursor);
   named_barrier(1,
                 L::kConsumers);  // all wgmma reads of the pipeline are done: partials may reuse it
   scatter<kM>(acc, group, [&](int n, int m, float v) { partial[m * L::kPartialStride + n] = v; });
 }
 
-template <typename T, int kM, int kGroups, bool kGated>
+template <typename T, int kM, int kGroups, bool kGated, bool kDeep>
 __device__ void reduce_split(const Args& a, int tile, int rank, uint32_t partial) {
-  using L = Layout<kM, kGroups>;
+  using L = Layout<kM, kGroups, kDeep>;
   write_tile<T, kM, kGroups, kGated>(a, tile, rank, a.split, static_cast<int>(threadIdx.x),
-                                     L::kThreads, [&](int n, int m, float(&v)[8]) {
+                                     L::kThreads, [&](int n, int m, float (&v)[8]) {
 #pragma unroll
                                        for (int i = 0; i < 8; ++i)
                                          v[i] = bias_at<T>(a, tile * L::kTileRows + n + i);
@@ -275,10 +284,10 @@ __device__ void reduce_split(const Args& a, int tile, int rank, uint32_t partial
                                      });
 }
 
-template <typename T, int kM, int kGroups, bool kGated>
-__global__ void __launch_bounds__(Layout<kM, kGroups>::kThreads)
+template <typename T, int kM, int kGroups, bool kGated, bool kDeep>
+__global__ void __launch_bounds__(Layout<kM, kGroups, kDeep>::kThreads)
     skinny_kernel(const __grid_constant__ Args a) {
-  using L = Layout<kM, kGroups>;
+  using L = Layout<kM, kGroups, kDeep>;
   extern __shared__ uint8_t raw[];
   uint8_t* const base = raw + (1024 - ptx::smem_address(raw) % 1024) % 1024;
   const uint32_t smem = ptx::smem_address(base);
@@ -301,37 +310,37 @@ __global__ void __launch_bounds__(Layout<kM, kGroups>::kThreads)
   __syncthreads();
   if (a.split == 1) {
     if (threadIdx.x == L::kConsumers) {
-      produce<kM, kGroups, kGated>(a, smem, full, empty, 0, blockIdx.x, gridDim.x);
+      produce<kM, kGroups, kGated, kDeep>(a, smem, full, empty, 0, blockIdx.x, gridDim.x);
     } else if (!is_producer) {
-      consume_tiles<T, kM, kGroups, kGated>(a, smem, full, empty, staging);
+      consume_tiles<T, kM, kGroups, kGated, kDeep>(a, smem, full, empty, staging);
     }
     return;
   }
   if (threadIdx.x == L::kConsumers) {
-    produce<kM, kGroups, kGated>(a, smem, full, empty, rank, tile, a.num_tiles);
+    produce<kM, kGroups, kGated, kDeep>(a, smem, full, empty, rank, tile, a.num_tiles);
   } else if (!is_producer) {
-    consume_split<T, kM, kGroups, kGated>(a, smem, full, empty, rank,
-                                          reinterpret_cast<float*>(base));
+    consume_split<T, kM, kGroups, kGated, kDeep>(a, smem, full, empty, rank,
+                                                 reinterpret_cast<float*>(base));
   }
   __syncwarp();
   cluster_arrive();
   cluster_wait();  // every rank's partials are in place
-  reduce_split<T, kM, kGroups, kGated>(a, tile, rank, smem);
+  reduce_split<T, kM, kGroups, kGated, kDeep>(a, tile, rank, smem);
   cluster_arrive();
   cluster_wait();  // nobody leaves while others read its partials
 }
 
-template <typename T, int kM, int kGroups, bool kGated>
+template <typename T, int kM, int kGroups, bool kGated, bool kDeep>
 cudaError_t launch_skinny(const SkinnyGemmParams& p, const Args& args, int ctas,
                           cudaStream_t stream) {
-  using L = Layout<kM, kGroups>;
+  using L = Layout<kM, kGroups, kDeep>;
   LaunchShape shape;
   shape.grid = dim3(static_cast<unsigned>(args.split == 1 ? ctas : args.num_tiles * args.split));
   shape.block = dim3(L::kThreads);
   shape.smem_bytes = L::kSmemBytes;
   shape.pdl = p.pdl;
   shape.cluster = args.split;
-  return launch(skinny_kernel<T, kM, kGroups, kGated>, shape, stream, args);
+  return launch(skinny_kernel<T, kM, kGroups, kGated, kDeep>, shape, stream, args);
 }
 
 }  // namespace srt::cuda::skinny
