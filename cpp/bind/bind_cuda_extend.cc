@@ -39,21 +39,25 @@ int64_t extend_plan_words(int64_t num_tokens, int64_t num_seqs, int group) {
   return cuda::extend_plan_words(num_tokens, num_seqs, tile_tokens(group));
 }
 
-// q_indptr: int32 [num_seqs + 1]. seq_lens: int32 [num_seqs]. plan: int32 [extend_plan_words].
+// q_indptr: int32 [num_seqs + 1]. seq_lens, rows: int32 [num_seqs]. plan: int32
+// [extend_plan_words].
 // num_decode: int32 [1] on the device, in place of first_seq.
-void plan_extend(const TensorView& q_indptr, const TensorView& seq_lens, const TensorView& plan,
-                 int64_t num_tokens, int first_seq, int group,
+void plan_extend(const TensorView& q_indptr, const TensorView& seq_lens, const TensorView& rows,
+                 const TensorView& plan, int64_t num_tokens, int first_seq, int group,
                  const std::optional<TensorView>& num_decode, uint64_t stream) {
   expect(seq_lens.ndim == 1 && is_int32_vector(seq_lens, 0), "seq_lens must be int32 [num_seqs]");
   const int64_t num_seqs = seq_lens.dim(0);
   expect(is_int32_vector(q_indptr, num_seqs + 1), "q_indptr must be int32 [num_seqs + 1]");
+  expect(is_int32_vector(rows, num_seqs), "rows must be int32 [num_seqs]");
   expect(is_int32_vector(plan, extend_plan_words(num_tokens, num_seqs, group)),
          "plan must be int32 [extend_plan_words(num_tokens, num_seqs, group)]");
+  expect(is_aligned(plan), "plan must be 16-byte aligned");
   expect(first_seq >= 0, "first_seq must not be negative");
   expect(!num_decode || is_int32_vector(*num_decode, 1), "num_decode must be int32 [1]");
   cuda::ExtendPlanParams p;
   p.q_indptr = q_indptr.ptr<int32_t>();
   p.seq_lens = seq_lens.ptr<int32_t>();
+  p.rows = rows.ptr<int32_t>();
   p.num_decode = num_decode ? num_decode->ptr<int32_t>() : nullptr;
   p.plan = plan.ptr<int32_t>();
   p.first_seq = first_seq;
@@ -105,24 +109,19 @@ void check_queries(const TensorView& q, const TensorView& out, const cuda::KvPoo
 }
 
 // q: [num_tokens, num_q_heads, head_dim]. k, v: see to_pool. page_table: int32 [num_rows, pages].
-// rows, seq_lens: int32 [num_seqs]. q_indptr: int32 [num_seqs + 1]. plan: filled by extend_plan.
+// num_seqs, plan: as given to extend_plan and filled by it.
 // out: [num_tokens, num_q_heads, head_dim_v]. lse: f32 [num_q_heads, >= num_tokens] or None.
 void extend_attention(const TensorView& q, const TensorView& k, const TensorView& v,
-                      const TensorView& page_table, const TensorView& rows,
-                      const TensorView& q_indptr, const TensorView& seq_lens,
-                      const TensorView& plan, const TensorView& out,
-                      const std::optional<TensorView>& lse, float scale, float softcap,
-                      int window_left, bool causal, const std::string& kv_format, float k_scale,
-                      float v_scale, bool portable, uint64_t stream) {
+                      const TensorView& page_table, int64_t num_seqs, const TensorView& plan,
+                      const TensorView& out, const std::optional<TensorView>& lse, float scale,
+                      float softcap, int window_left, bool causal, const std::string& kv_format,
+                      float k_scale, float v_scale, bool portable, uint64_t stream) {
   cuda::ExtendParams p;
   p.kv = to_pool(q, k, v, kv_format, k_scale, v_scale);
   check_queries(q, out, p.kv);
   expect(page_table.dtype == DType::kI32 && page_table.ndim == 2 && page_table.step(1) == 1,
          "page_table must be int32 [num_rows, max_pages] with contiguous rows");
-  const int64_t num_seqs = seq_lens.dim(0);
-  expect(is_int32_vector(seq_lens, 0) && is_int32_vector(rows, num_seqs) &&
-             is_int32_vector(q_indptr, num_seqs + 1),
-         "rows and seq_lens must be int32 [num_seqs], q_indptr int32 [num_seqs + 1]");
+  expect(num_seqs >= 0, "num_seqs must not be negative");
   const int group = static_cast<int>(q.dim(1)) / p.kv.num_kv_heads;
   expect(is_int32_vector(plan, extend_plan_words(q.dim(0), num_seqs, group)),
          "plan must be int32 [extend_plan_words(num_tokens, num_seqs, group)]");
@@ -139,11 +138,8 @@ void extend_attention(const TensorView& q, const TensorView& k, const TensorView
   p.q_token_stride = q.step(0);
   p.out = out.data;
   p.out_token_stride = out.step(0);
-  p.seqs.page_table = page_table.ptr<int32_t>();
-  p.seqs.page_table_stride = page_table.step(0);
-  p.seqs.rows = rows.ptr<int32_t>();
-  p.seqs.seq_lens = seq_lens.ptr<int32_t>();
-  p.q_indptr = q_indptr.ptr<int32_t>();
+  p.page_table = page_table.ptr<int32_t>();
+  p.page_table_stride = page_table.step(0);
   p.plan = plan.ptr<int32_t>();
   p.scoring.scale = scale;
   p.scoring.softcap = softcap;
@@ -161,12 +157,13 @@ void extend_attention(const TensorView& q, const TensorView& k, const TensorView
 void bind_cuda_extend(py::module_& m) {
   m.def("cuda_extend_plan_words", &extend_plan_words, "num_tokens"_a, "num_seqs"_a, "group"_a,
         "int32 words of a plan for at most this many tokens and sequences.");
-  m.def("cuda_extend_plan", &plan_extend, "q_indptr"_a, "seq_lens"_a, "plan"_a, py::kw_only(),
-        "num_tokens"_a, "first_seq"_a, "group"_a, "num_decode"_a = py::none(), "stream"_a,
+  m.def("cuda_extend_plan", &plan_extend, "q_indptr"_a, "seq_lens"_a, "rows"_a, "plan"_a,
+        py::kw_only(), "num_tokens"_a, "first_seq"_a, "group"_a, "num_decode"_a = py::none(),
+        "stream"_a,
         "Lists the query tiles of sequences [first_seq, num_seqs), longest first: once a step.");
-  m.def("cuda_extend_attention", &extend_attention, "q"_a, "k"_a, "v"_a, "page_table"_a, "rows"_a,
-        "q_indptr"_a, "seq_lens"_a, "plan"_a, "out"_a, "lse"_a = py::none(), py::kw_only(),
-        "scale"_a, "softcap"_a = 0.0f, "window_left"_a = -1, "causal"_a = true, "kv_format"_a = "",
+  m.def("cuda_extend_attention", &extend_attention, "q"_a, "k"_a, "v"_a, "page_table"_a,
+        "num_seqs"_a, "plan"_a, "out"_a, "lse"_a = py::none(), py::kw_only(), "scale"_a,
+        "softcap"_a = 0.0f, "window_left"_a = -1, "causal"_a = true, "kv_format"_a = "",
         "k_scale"_a = 1.0f, "v_scale"_a = 1.0f, "portable"_a = false, "stream"_a,
         "Attention of the planned sequences' queries over their KV pages.");
 }

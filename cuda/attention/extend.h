@@ -16,22 +16,25 @@ constexpr int extend_tile_tokens(int group) { return kExtendTileRows / group; }
 struct ExtendPlanParams {
   const int32_t* q_indptr = nullptr;    // [num_seqs + 1]
   const int32_t* seq_lens = nullptr;    // [num_seqs]
+  const int32_t* rows = nullptr;        // [num_seqs]
   const int32_t* num_decode = nullptr;  // device int32; where given, replaces first_seq
-  int32_t* plan = nullptr;  // [extend_plan_words(...)]: number of tiles, 3 words for the
-                            // kernels, then per tile (sequence, first token)
-  int first_seq = 0;        // sequences [first_seq, num_seqs) are planned
+  int32_t* plan = nullptr;              // [extend_plan_words(...)], 16-byte aligned
+  int first_seq = 0;                    // sequences [first_seq, num_seqs) are planned
   int num_seqs = 0;
   int tile_tokens = 0;
 };
 
+// A plan: the number of tiles, 3 spare words, then per tile q_begin, num_tokens, position, seq_len,
+// row and 3 spare words; see ExtendTile.
 constexpr int kExtendPlanHeader = 4;
+constexpr int kExtendTileWords = 8;
 
 // No more tiles than this come out of num_tokens query tokens in num_seqs sequences.
 constexpr int64_t extend_max_tiles(int64_t num_tokens, int64_t num_seqs, int tile_tokens) {
   return num_tokens / tile_tokens + num_seqs;
 }
 constexpr int64_t extend_plan_words(int64_t num_tokens, int64_t num_seqs, int tile_tokens) {
-  return kExtendPlanHeader + 2 * extend_max_tiles(num_tokens, num_seqs, tile_tokens);
+  return kExtendPlanHeader + kExtendTileWords * extend_max_tiles(num_tokens, num_seqs, tile_tokens);
 }
 
 [[nodiscard]] cudaError_t plan_extend(const ExtendPlanParams& p, cudaStream_t stream);
@@ -45,9 +48,9 @@ struct ExtendParams {
   float* lse = nullptr;  // optional [num_q_heads, lse_stride]: ln(sum(exp(s)))
   int64_t lse_stride = 0;
   KvPool kv;
-  PagedSeqs seqs;
-  const int32_t* q_indptr = nullptr;  // [num_seqs + 1]
-  int32_t* plan = nullptr;            // from plan_extend with extend_tile_tokens(group)
+  const int32_t* page_table = nullptr;  // [num_rows, page_table_stride]
+  int64_t page_table_stride = 0;
+  const int32_t* plan = nullptr;  // from plan_extend with extend_tile_tokens(group)
   Scoring scoring;
   int num_tokens = 0;  // upper bound, of the grid and of q's first dimension
   int num_seqs = 0;    // upper bound

@@ -30,7 +30,7 @@ struct ExtendMma {
   static constexpr int kWarps = kExtendTileRows / (16 * kRowBlocks);
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kKeys = kDimQk > 128 || kDimQk == 80 ? 32 : 64;  // keys of one tile
-  static constexpr int kScoreUnroll = kDimQk > 192 ? 4 : kDimQk / 16;  // more would spill
+  static constexpr int kScoreUnroll = kDimQk > 192 ? 4 : kDimQk / 16;   // more would spill
   static constexpr int kStages = 2;
   static constexpr int kChunksQk = round_up(kDimQk, 64) / 8;  // 16-byte pieces of a padded row
   static constexpr int kChunksV = round_up(kDimV, 64) / 8;
@@ -275,8 +275,7 @@ __global__ void __launch_bounds__(ExtendMma<T, kDimQk, kDimV, kFp8>::kThreads)
   extern __shared__ __align__(128) unsigned char smem[];
   const int idx = static_cast<int>(blockIdx.x);
   if (idx >= p.plan[0] * p.kv.num_kv_heads) return;
-  const int tile_tokens = extend_tile_tokens(p.num_q_heads / p.kv.num_kv_heads);
-  Kernel{.p = p, .smem = ptx::smem_address(smem), .tile = planned_tile(p, idx, tile_tokens)}.run();
+  Kernel{.p = p, .smem = ptx::smem_address(smem), .tile = planned_tile(p, idx)}.run();
 }
 
 template <typename T, int kDimQk, int kDimV, bool kFp8>

@@ -56,7 +56,7 @@ __device__ int exclusive_scan(int (&counts)[kBuckets], int (&warp_sums)[32]) {
 }
 
 // A counting sort in one block: histogram, scan, scatter. A few microseconds, once a step.
-__global__ void __launch_bounds__(kThreads) plan_extend_kernel(const ExtendPlanParams p) {
+__global__ void __launch_bounds__(kThreads, 1) plan_extend_kernel(const ExtendPlanParams p) {
   __shared__ int counts[kBuckets];
   __shared__ int warp_sums[32];
   __shared__ int max_len;
@@ -75,9 +75,14 @@ __global__ void __launch_bounds__(kThreads) plan_extend_kernel(const ExtendPlanP
   __syncthreads();  // the histogram stands
   const int num_tiles = exclusive_scan(counts, warp_sums);
   for_each_tile(p, first_seq, shift, [&](int seq, int tile, int bucket) {
-    int32_t* item = p.plan + kExtendPlanHeader + 2 * atomicAdd(&counts[bucket], 1);
-    item[0] = seq;
-    item[1] = tile * p.tile_tokens;
+    const int first = tile * p.tile_tokens;
+    const int q_len = p.q_indptr[seq + 1] - p.q_indptr[seq];
+    const int seq_len = p.seq_lens[seq];
+    int32_t* item = p.plan + kExtendPlanHeader + kExtendTileWords * atomicAdd(&counts[bucket], 1);
+    *reinterpret_cast<int4*>(item) =
+        make_int4(p.q_indptr[seq] + first, min(p.tile_tokens, q_len - first),
+                  seq_len - q_len + first, seq_len);
+    *reinterpret_cast<int4*>(item + 4) = make_int4(p.rows[seq], 0, 0, 0);
   });
   if (t < kExtendPlanHeader) p.plan[t] = t == 0 ? num_tiles : 0;
 }

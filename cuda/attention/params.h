@@ -23,14 +23,6 @@ struct KvPool {
   int head_dim_v = 0;
 };
 
-// Sequence b's logical page i is table[rows[b] * stride + i]; its KV length is seq_lens[b].
-struct PagedSeqs {
-  const int32_t* page_table = nullptr;  // [num_rows, stride]
-  int64_t page_table_stride = 0;
-  const int32_t* rows = nullptr;      // [num_seqs]
-  const int32_t* seq_lens = nullptr;  // [num_seqs], this step's tokens included
-};
-
 // Which keys a query sees and how scores are formed: s = softcap(scale * q.k).
 struct Scoring {
   float scale = 1.0f;

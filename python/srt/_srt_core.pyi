@@ -308,6 +308,7 @@ def cuda_extend_plan_words(num_tokens: int, num_seqs: int, group: int) -> int: .
 def cuda_extend_plan(
     q_indptr: Tensor,
     seq_lens: Tensor,
+    rows: Tensor,
     plan: Tensor,
     *,
     num_tokens: int,
@@ -321,9 +322,7 @@ def cuda_extend_attention(
     k: Tensor,
     v: Tensor,
     page_table: Tensor,
-    rows: Tensor,
-    q_indptr: Tensor,
-    seq_lens: Tensor,
+    num_seqs: int,
     plan: Tensor,
     out: Tensor,
     lse: Tensor | None = None,

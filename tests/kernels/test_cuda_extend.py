@@ -115,6 +115,7 @@ def plan(problem: Problem, num_decode: Tensor | None = None) -> Tensor:
     native.cuda_extend_plan(
         problem.q_indptr,
         problem.seq_lens,
+        problem.rows,
         out,
         num_tokens=num_tokens,
         first_seq=problem.shape.first_seq,
@@ -147,9 +148,7 @@ def run(problem: Problem, tiles: Tensor, **changes: Any) -> tuple[Tensor, Tensor
         problem.q,
         *problem.pools,
         problem.page_table,
-        problem.rows,
-        problem.q_indptr,
-        problem.seq_lens,
+        len(problem.rows),
         tiles,
         out,
         lse,

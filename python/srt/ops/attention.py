@@ -164,9 +164,7 @@ def extend(  # noqa: PLR0913
         k_cache,
         v_cache,
         batch.page_table,
-        batch.rows,
-        batch.q_indptr,
-        batch.seq_lens,
+        batch.num_seqs,
         _extend_plan(batch, q.shape[1] // k_cache.shape[1], first_seq),
         out,
         scale=scale,
@@ -189,6 +187,7 @@ def _extend_plan(batch: ForwardBatch, group: int, first_seq: int) -> Tensor:
         native.cuda_extend_plan(
             batch.q_indptr,
             batch.seq_lens,
+            batch.rows,
             plan,
             num_tokens=batch.num_tokens,
             first_seq=first_seq,

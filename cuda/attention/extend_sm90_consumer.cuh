@@ -1,0 +1,218 @@
+// A consumer warpgroup of the Hopper extend kernel: 64 rows of each query tile.
+#pragma once
+
+#include "attention/extend_sm90_layout.cuh"
+#include "attention/softmax.cuh"
+#include "attention/wgmma.cuh"
+#include "common/mma.cuh"
+
+namespace srt::cuda {
+
+// Lane q of four has piece q of each of four 32-byte runs, and gets all pieces of run q.
+__device__ __forceinline__ void transpose_quad(uint32_t (&x)[4], int lane) {
+#pragma unroll
+  for (int bit = 1; bit <= 2; bit *= 2) {
+    const bool upper = (lane & bit) != 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if ((i & bit) != 0) continue;
+      const uint32_t received = __shfl_xor_sync(0xffffffffu, upper ? x[i] : x[i + bit], bit);
+      (upper ? x[i] : x[i + bit]) = received;
+    }
+  }
+}
+
+template <typename T, int kDimQk, int kDimV>
+struct ExtendConsumer {
+  using Layout = ExtendSm90<kDimQk, kDimV>;
+  using Ring = srt::cuda::Ring<Layout::kStages>;
+  static constexpr int kKeys = Layout::kKeys;
+  static constexpr int kTurnBarrier = 1;  // named barriers 1 and 2: a warpgroup's turn
+
+  const ExtendParams& p;
+  const Layout smem;
+  const int warpgroup;  // 0 or 1
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int group = p.num_q_heads / p.kv.num_kv_heads;
+  // This thread's first row in the tile; the second is 8 below.
+  const int row = warpgroup * 64 + static_cast<int>(threadIdx.x) % 128 / 32 * 16 + lane / 4;
+  const bool capped = p.scoring.softcap > 0.0f;
+  const float inner_scale = capped ? p.scoring.scale / p.scoring.softcap : 0.0f;
+  const float scale_log2 = (capped ? p.scoring.softcap : p.scoring.scale) * kLog2e;
+
+  Ring k_ring;
+  Ring v_ring;
+  uint32_t q_parity = 0;
+  ExtendTile tile;
+  SoftmaxState state;
+  uint32_t probs[kKeys / 16][4];
+  float o[kDimV / 2];
+
+  // The turn passes between the warpgroups, so that one issues products while the other is in its
+  // softmax. Both run the same number of key tiles.
+  __device__ __forceinline__ void take_turn() const {
+    hopper::named_barrier(kTurnBarrier + warpgroup, Layout::kConsumers);
+  }
+  __device__ __forceinline__ void pass_turn() const {
+    hopper::named_barrier_arrive(kTurnBarrier + 1 - warpgroup, Layout::kConsumers);
+  }
+  __device__ __forceinline__ void release(uint32_t empty) const {
+    if (lane == 0) hopper::barrier_arrive(empty);
+  }
+
+  __device__ __forceinline__ void await_keys() const {
+    hopper::barrier_wait(smem.k_full(k_ring.stage), k_ring.parity);
+  }
+
+  // s = q k^T, left running.
+  __device__ __forceinline__ void issue_scores(float (&s)[kKeys / 2]) const {
+    const uint64_t q = hopper::wgmma_operand(smem.q_tile() + warpgroup * 64 * 128, 16, 1024);
+    const uint64_t k = hopper::wgmma_operand(smem.k_tile(k_ring.stage), 16, 1024);
+    hopper::wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < kDimQk / 16; ++step) {
+      const int block = step / 4;
+      const int column_bytes = step % 4 * 32;
+      hopper::AttentionWgmma<T, kKeys, false>::ss(
+          s, q + ((block * Layout::kQBlockBytes + column_bytes) >> 4),
+          k + ((block * Layout::kKeyBlockBytes + column_bytes) >> 4), step != 0);
+    }
+    hopper::wgmma_commit();
+  }
+
+  // o += p v, left running.
+  __device__ __forceinline__ void issue_output() {
+    const uint64_t v =
+        hopper::wgmma_operand(smem.v_tile(v_ring.stage), Layout::kKeyBlockBytes, 1024);
+    hopper::wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < kKeys / 16; ++step)
+      hopper::AttentionWgmma<T, kDimV, true>::rs(o, probs[step], v + ((step * 16 * 128) >> 4), 1);
+    hopper::wgmma_commit();
+  }
+
+  // Scores of key tile n to probabilities, still as floats.
+  __device__ __forceinline__ void soften(float (&s)[kKeys / 2], int n, const TileRange& keys,
+                                         float (&rescale)[2]) {
+    if (capped) apply_softcap(s, inner_scale);
+    if (keys.needs_mask(n)) {
+      const KeyRange rows[2] = {
+          visible_keys(p.scoring, tile.position + row / group, tile.seq_len),
+          visible_keys(p.scoring, tile.position + (row + 8) / group, tile.seq_len)};
+      apply_mask(s, rows, n * kKeys + 2 * (lane % 4));
+    }
+    online_softmax(s, state, scale_log2, rescale);
+  }
+
+  __device__ __forceinline__ void pack(const float (&s)[kKeys / 2]) {
+#pragma unroll
+    for (int i = 0; i < kKeys / 4; ++i)
+      probs[i / 4][i % 4] = ptx::pack_pair<T>(s[2 * i], s[2 * i + 1]);
+  }
+
+  // Waits for the scores; the key tile is free then, and after the last one the queries too.
+  template <int kPending>
+  __device__ __forceinline__ void finish_scores(float (&s)[kKeys / 2], bool last) {
+    hopper::wgmma_wait<kPending>();
+    hopper::fence_registers(s);
+    release(smem.k_empty(k_ring.stage));
+    if (last) release(smem.q_empty());
+    k_ring.advance();
+  }
+  __device__ __forceinline__ void finish_output() {
+    hopper::wgmma_wait<0>();
+    hopper::fence_registers(o);
+    release(smem.v_empty(v_ring.stage));
+    v_ring.advance();
+  }
+
+  __device__ __forceinline__ void consume(const TileRange& keys) {
+    float s[kKeys / 2];
+    float rescale[2];
+    hopper::barrier_wait(smem.q_full(), q_parity);
+    q_parity ^= 1;
+    await_keys();
+    issue_scores(s);
+    finish_scores<0>(s, keys.end - 1 == keys.begin);
+    soften(s, keys.end - 1, keys, rescale);
+    pack(s);
+    if (keys.end - 2 >= keys.begin) await_keys();
+    for (int n = keys.end - 2; n >= keys.begin; --n) {
+      take_turn();
+      issue_scores(s);
+      hopper::barrier_wait(smem.v_full(v_ring.stage), v_ring.parity);
+      issue_output();
+      pass_turn();
+      finish_scores<1>(s, n == keys.begin);
+      soften(s, n, keys, rescale);
+      hopper::fence_registers(s);
+      // The next keys are awaited here, not at the top: the wait ends a basic block, without which
+      // ptxas moves the softmax behind finish_output()'s wait and so out of the products' shadow.
+      if (n > keys.begin) await_keys();
+      finish_output();
+      pack(s);
+      rescale_rows(o, rescale);
+    }
+    hopper::barrier_wait(smem.v_full(v_ring.stage), v_ring.parity);
+    issue_output();
+    finish_output();
+  }
+
+  // Writes one of this thread's rows; four lanes write 64 neighbouring bytes at a time.
+  __device__ __forceinline__ void store_row(int r, float inverse) const {
+    const int packed_row = row + 8 * r;
+    const bool valid = packed_row < tile.num_tokens * group;
+    const int64_t token = tile.q_begin + packed_row / group;
+    const int64_t head = tile.kv_head * group + packed_row % group;
+    T* dst = static_cast<T*>(p.out) + token * p.out_token_stride + head * kDimV;
+    constexpr int kRuns = kDimV / 8;  // of 8 columns
+#pragma unroll
+    for (int first = 0; first < kRuns; first += 4) {
+      uint32_t x[4] = {};
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        if (first + i < kRuns)
+          x[i] = ptx::pack_pair<T>(o[4 * (first + i) + 2 * r] * inverse,
+                                   o[4 * (first + i) + 2 * r + 1] * inverse);
+      transpose_quad(x, lane);
+      const int run = first + lane % 4;
+      if (valid && run < kRuns)
+        *reinterpret_cast<uint4*>(dst + 8 * run) = make_uint4(x[0], x[1], x[2], x[3]);
+    }
+  }
+
+  __device__ __forceinline__ void store() const {
+    float inverse[2];
+    float lse[2];
+    finish_softmax(state, scale_log2, inverse, lse);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) store_row(r, inverse[r]);
+    if (p.lse == nullptr || lane % 4 != 0) return;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int packed_row = row + 8 * r;
+      if (packed_row >= tile.num_tokens * group) continue;
+      const int64_t head = tile.kv_head * group + packed_row % group;
+      p.lse[head * p.lse_stride + tile.q_begin + packed_row / group] = lse[r];
+    }
+  }
+
+  __device__ __forceinline__ void run() {
+    ExtendShare share(p);
+    if (warpgroup == 1) pass_turn();  // the first turn is warpgroup 0's
+    ExtendTile upcoming;
+    bool more = share.next(upcoming);
+    while (more) {
+      tile = upcoming;
+      more = share.next(upcoming);  // read early: its latency passes under this tile's products
+      state = SoftmaxState();
+#pragma unroll
+      for (int i = 0; i < kDimV / 2; ++i) o[i] = 0.0f;
+      const TileRange keys = Layout::key_tiles(p, tile);
+      if (keys.begin < keys.end) consume(keys);
+      store();
+    }
+  }
+};
+
+}  // namespace srt::cuda

@@ -1,0 +1,133 @@
+// Shared memory, barriers and roles of the Hopper extend kernel, as producers and consumers see it.
+#pragma once
+
+#include "attention/extend.h"
+#include "attention/extend_tile.cuh"
+#include "attention/mask.cuh"
+#include "common/hopper.cuh"
+
+namespace srt::cuda {
+
+struct ExtendSm90Params {
+  CUtensorMap q;  // [tokens][heads][dim], box: one tile's tokens, one group, 64 columns
+  CUtensorMap k;  // [pages][heads][slots][dim], box: a page or a key tile, 64 columns
+  CUtensorMap v;
+  ExtendParams p;
+};
+
+// A ring of kStages buffers: where it stands and the parity of its current round.
+template <int kStages>
+struct Ring {
+  int stage = 0;
+  uint32_t parity = 0;
+
+  __device__ __forceinline__ void advance() {
+    if (++stage == kStages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+};
+
+template <int kDimQk, int kDimV>
+struct ExtendSm90 {
+  static constexpr int kConsumers = 256;  // threads: two warpgroups of 64 rows each
+  static constexpr int kThreads = kConsumers + 128;
+  static_assert(kExtendTileRows == 64 * kConsumers / 128);
+  static constexpr int kKeys = kDimV > 128 ? 64 : 128;  // keys of one tile
+  static constexpr int kStages = 2;
+  static constexpr int kBlocksQk = div_up(kDimQk, 64);  // blocks of 64 columns: 128-byte rows
+  static constexpr int kBlocksV = div_up(kDimV, 64);
+
+  static constexpr int kQBlockBytes = kExtendTileRows * 128;
+  static constexpr int kKeyBlockBytes = kKeys * 128;
+  static constexpr int kQBytes = kBlocksQk * kQBlockBytes;
+  static constexpr int kKBytes = kBlocksQk * kKeyBlockBytes;
+  static constexpr int kVBytes = kBlocksV * kKeyBlockBytes;
+  static constexpr int kTileBytes = kQBytes + kStages * (kKBytes + kVBytes);
+  static constexpr int kNumBarriers = 3 + 4 * kStages;
+  static constexpr int kSmemBytes = kTileBytes + 8 * kNumBarriers + 1024;  // 1024: to align
+
+  // 65536 registers over 384 threads: the copy warps need few, the products many.
+  static constexpr int kProducerRegisters = 24;
+  static constexpr int kConsumerRegisters = 240;
+
+  uint32_t smem;  // 1024-byte aligned
+
+  __device__ __forceinline__ uint32_t q_tile() const { return smem; }
+  __device__ __forceinline__ uint32_t k_tile(int stage) const {
+    return smem + kQBytes + stage * kKBytes;
+  }
+  __device__ __forceinline__ uint32_t v_tile(int stage) const {
+    return smem + kQBytes + kStages * kKBytes + stage * kVBytes;
+  }
+
+  // mbarriers: `full` completes when a buffer's bytes have arrived, `empty` when all consumer warps
+  // have read it; `v_tail` stands in for v_full where the producer has zeros to add.
+  __device__ __forceinline__ uint32_t barrier(int i) const { return smem + kTileBytes + 8 * i; }
+  __device__ __forceinline__ uint32_t q_full() const { return barrier(0); }
+  __device__ __forceinline__ uint32_t q_empty() const { return barrier(1); }
+  __device__ __forceinline__ uint32_t v_tail() const { return barrier(2); }
+  __device__ __forceinline__ uint32_t k_full(int stage) const { return barrier(3 + stage); }
+  __device__ __forceinline__ uint32_t k_empty(int stage) const {
+    return barrier(3 + kStages + stage);
+  }
+  __device__ __forceinline__ uint32_t v_full(int stage) const {
+    return barrier(3 + 2 * kStages + stage);
+  }
+  __device__ __forceinline__ uint32_t v_empty(int stage) const {
+    return barrier(3 + 3 * kStages + stage);
+  }
+
+  __device__ __forceinline__ void init_barriers() const {
+    constexpr int kConsumerWarps = kConsumers / 32;
+    hopper::barrier_init(q_full(), 1);
+    hopper::barrier_init(q_empty(), kConsumerWarps);
+    hopper::barrier_init(v_tail(), 1);
+    for (int s = 0; s < kStages; ++s) {
+      hopper::barrier_init(k_full(s), 1);
+      hopper::barrier_init(v_full(s), 1);
+      hopper::barrier_init(k_empty(s), kConsumerWarps);
+      hopper::barrier_init(v_empty(s), kConsumerWarps);
+    }
+    hopper::fence_barrier_init();
+  }
+
+  static __device__ __forceinline__ TileRange key_tiles(const ExtendParams& p,
+                                                        const ExtendTile& tile) {
+    TileRange range = tile_range<kKeys>(p.scoring, tile.position,
+                                        tile.position + tile.num_tokens - 1, tile.seq_len);
+    // All lanes agree; saying so keeps the loop and its wgmma operands in uniform registers.
+    range.begin = __shfl_sync(0xffffffffu, range.begin, 0);
+    range.end = __shfl_sync(0xffffffffu, range.end, 0);
+    return range;
+  }
+};
+
+// A block's share of the plan. The list is sorted, longest first, and dealt out in rounds of
+// alternating direction: each block gets one item of every round, and the sums come out even.
+class ExtendShare {
+ public:
+  __device__ __forceinline__ explicit ExtendShare(const ExtendParams& p)
+      : p_(p), num_items_(p.plan[0] * p.kv.num_kv_heads) {}
+
+  // The next item into `tile`; false after the last.
+  __device__ __forceinline__ bool next(ExtendTile& tile) {
+    const int blocks = static_cast<int>(gridDim.x);
+    const int block = static_cast<int>(blockIdx.x);
+    const int idx = first_ + (forward_ ? block : blocks - 1 - block);
+    if (idx >= num_items_) return false;
+    first_ += blocks;
+    forward_ = !forward_;
+    tile = planned_tile(p_, idx);
+    return true;
+  }
+
+ private:
+  const ExtendParams& p_;
+  int num_items_;
+  int first_ = 0;  // of the round
+  bool forward_ = true;
+};
+
+}  // namespace srt::cuda
