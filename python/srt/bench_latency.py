@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
+from typing import NamedTuple
 
 from srt.benchmark.latency import Row, fits, lines, make_row, sweep, time_batch
-from srt.channel import EngineReady
+from srt.channel import EngineReady, GenerateRequest, SeqLogprobs
 from srt.config import Settings, add_settings, settings_from
-from srt.engine.client import EngineClient, Event
+from srt.engine.client import EngineClient
 from srt.errors import ConfigError, EngineDead, InternalServerError, LoadError
 from srt.hub import HubOptions, resolve_model
 from srt.text.tokenizer import Tokenizer, load_tokenizer
@@ -135,18 +136,30 @@ def _check(settings: Settings, args: argparse.Namespace) -> int:
     return 1 if differing else 0
 
 
+class _Event(NamedTuple):
+    """What a sink is told."""
+
+    seq_id: int
+    token: int
+    finish: int
+    cached_tokens: int
+    logprobs: SeqLogprobs | None
+    error: str | None
+
+
 def _generate(
     client: EngineClient, ids: list[int], num_tokens: int, tokenizer: Tokenizer
 ) -> tuple[str, int]:
     """Greedy text and the number of cached prompt tokens; prints the first token's logprobs."""
-    events: SimpleQueue[Event] = SimpleQueue()
-    client.submit(
-        events.put,
+    events: SimpleQueue[_Event] = SimpleQueue()
+    request = GenerateRequest(
+        seq_id=0,
         input_ids=array("i", ids).tobytes(),
         sampling=SamplingParams(max_new_tokens=num_tokens, temperature=0.0, ignore_eos=True),
         return_logprob=True,
         top_logprobs=CORRECTNESS_TOP,
     )
+    client.submit([(request, lambda *event: events.put(_Event(*event)))])
     tokens: list[int] = []
     num_cached = 0
     while True:

@@ -6,12 +6,12 @@ import statistics
 import threading
 import time
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 
-from srt.channel import EngineReady
-from srt.engine.client import EngineClient, Event
+from srt.channel import EngineReady, GenerateRequest, SeqLogprobs
+from srt.engine.client import EngineClient, Sink
 from srt.errors import InternalServerError
 from srt.types import FinishReason, SamplingParams
 
@@ -59,8 +59,8 @@ def time_batch(client: EngineClient, batch_size: int, input_len: int, output_len
     sampling = SamplingParams(max_new_tokens=output_len, temperature=0.0, ignore_eos=True)
     clock = _Clock(batch_size, output_len)
     start = time.perf_counter()
-    for _ in range(batch_size):
-        client.submit(clock.sink(), input_ids=prompt, sampling=sampling)
+    request = GenerateRequest(seq_id=0, input_ids=prompt, sampling=sampling)
+    client.submit([(request, clock.sink()) for _ in range(batch_size)])
     clock.done.wait()
     if clock.failure is not None:
         raise InternalServerError(clock.failure)
@@ -77,17 +77,24 @@ class _Clock:
         self.done = threading.Event()
         self._running = batch_size
 
-    def sink(self) -> Callable[[Event], None]:
+    def sink(self) -> Sink:
         """For one sequence."""
         count = 0
 
-        def take(event: Event) -> None:
+        def take(
+            seq_id: int,  # noqa: ARG001
+            token: int,
+            finish: int,
+            cached_tokens: int,  # noqa: ARG001
+            logprobs: SeqLogprobs | None,  # noqa: ARG001
+            error: str | None,
+        ) -> None:
             nonlocal count
-            if event.token >= 0:
+            if token >= 0:
                 self.ended_at[count] = time.perf_counter()
                 count += 1
-            self.failure = self.failure or event.error
-            if event.finish != FinishReason.NONE:
+            self.failure = self.failure or error
+            if finish != FinishReason.NONE:
                 self._running -= 1
                 if self._running == 0:
                     self.done.set()
