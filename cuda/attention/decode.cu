@@ -41,8 +41,7 @@ DecodeGrid decode_grid(int num_q_heads, int num_kv_heads, int head_dim, KvDtype 
   if (entry.launch == nullptr) return {};
   const decode::HeadBlocks blocks(num_q_heads / num_kv_heads, head_dim);
   DecodeGrid grid;
-  grid.plan.num_resident = num_sms * entry.ctas_per_sm;
-  grid.plan.num_ctas = grid.plan.num_resident;
+  grid.plan.num_ctas = num_sms * entry.ctas_per_sm;
   grid.plan.num_head_blocks = num_kv_heads * blocks.per_kv;
   grid.plan.tile_tokens = entry.tile_tokens;
   grid.plan.min_tiles = entry.warps;

@@ -27,9 +27,9 @@ struct DecodeParams {
   const int32_t* message = nullptr;  // the step message on the device, planned by plan_decode
   int plan_offset = 0;        // of this layer's plan: words from the message's work section on
   void* workspace = nullptr;  // DecodeGrid::workspace_bytes, zeroed once at its allocation
-  // Start before the previous kernel has finished. It may write q and this step's KV, nothing else
-  // that is read here, and must begin only after all kernels before it (prepare_step!) have
-  // finished.
+  // Start before the previous kernel has finished. That one may write q and this step's KV; the
+  // page table and older KV are read at once, so whatever wrote them must have finished: some
+  // kernel after prepare_step must have been launched without the attribute.
   bool pdl = false;
 };
 

@@ -24,12 +24,42 @@ __device__ __forceinline__ int part_slot(int cta, int origin) {
   return 2 * cta + (cta == origin ? 1 : 0);
 }
 
-__device__ __forceinline__ void store_pair(const Args& args, const Unit& unit, int head, int dim,
-                                           int head_dim, float2 x) {
+// A running sum of partial results, four dims of a head.
+struct Joined {
+  float m = -INFINITY;
+  float l = 0.0f;
+  float4 o = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+
+  __device__ __forceinline__ void raise(float top) {
+    const float keep = ptx::exp2_approx(m - top);
+    m = top;
+    l *= keep;
+    o = make_float4(o.x * keep, o.y * keep, o.z * keep, o.w * keep);
+  }
+  __device__ __forceinline__ void add(float weight, float part_l, float4 x) {
+    l = fmaf(weight, part_l, l);
+    o = make_float4(fmaf(weight, x.x, o.x), fmaf(weight, x.y, o.y), fmaf(weight, x.z, o.z),
+                    fmaf(weight, x.w, o.w));
+  }
+};
+
+template <typename S>
+__device__ __forceinline__ float4* part_row(const Args& args, int slot, int head) {
+  const int64_t row = static_cast<int64_t>(slot) * args.heads_per_block + head;
+  return reinterpret_cast<float4*>(args.part_o + row * S::kHeadDim);
+}
+
+template <typename S>
+__device__ __forceinline__ void store_output(const Args& args, const Unit& unit, int head, int quad,
+                                             const Joined& x) {
+  const float norm = args.v_scale / x.l;
+  const float4 o = make_float4(x.o.x * norm, x.o.y * norm, x.o.z * norm, x.o.w * norm);
   auto* out = static_cast<uint16_t*>(args.out) + unit.token * args.out_stride +
-              (unit.head + head) * head_dim + dim;
-  *reinterpret_cast<uint32_t*>(out) =
-      args.is_bf16 ? ptx::pack_pair<__nv_bfloat16>(x.x, x.y) : ptx::pack_pair<__half>(x.x, x.y);
+              (unit.head + head) * S::kHeadDim + quad * 4;
+  *reinterpret_cast<uint2*>(out) =
+      args.is_bf16 ? make_uint2(ptx::pack_pair<__nv_bfloat16>(o.x, o.y),
+                                ptx::pack_pair<__nv_bfloat16>(o.z, o.w))
+                   : make_uint2(ptx::pack_pair<__half>(o.x, o.y), ptx::pack_pair<__half>(o.z, o.w));
 }
 
 // Shared memory of the join of a CTA's warps.
@@ -62,38 +92,31 @@ __device__ __forceinline__ void share_running(const MergeSpace<S>& space, const 
   }
 }
 
-// Joins the warps that held tiles of the unit: `active` of them, from warp `first` on.
+// Joins the warps that held tiles of the unit: `active` of them, from warp `first` on. The result
+// goes out, or to the unit's other parts.
 template <typename S>
 __device__ __forceinline__ void join_warps(const MergeSpace<S>& space, const Args& args,
                                            const Unit& unit, int first, int active) {
-  constexpr int kPairs = S::kHeadDim / 2;
+  constexpr int kQuads = S::kHeadDim / 4;
   constexpr int kHeads = 8 * S::kHeadTiles;
   const int slot = part_slot(blockIdx.x, unit.origin);
-  for (int i = threadIdx.x; i < unit.num_heads * kPairs; i += S::kThreads) {
-    const int head = i / kPairs;
-    const int dim = i % kPairs * 2;
-    float m = -INFINITY;
+  for (int i = threadIdx.x; i < unit.num_heads * kQuads; i += S::kThreads) {
+    const int head = i / kQuads;
+    const int quad = i % kQuads;
+    Joined sum;
     for (int k = 0; k < active; ++k)
-      m = fmaxf(m, space.ml[((first + k) % S::kWarps) * kHeads + head].x);
-    float l = 0.0f;
-    float2 o = make_float2(0.0f, 0.0f);
+      sum.m = fmaxf(sum.m, space.ml[((first + k) % S::kWarps) * kHeads + head].x);
     for (int k = 0; k < active; ++k) {
       const int warp = (first + k) % S::kWarps;
       const float2 ml = space.ml[warp * kHeads + head];
-      const float weight = ptx::exp2_approx(ml.x - m);
-      const float2 x = *reinterpret_cast<const float2*>(
-          space.o + (warp * args.heads_per_block + head) * S::kMergeStride + dim);
-      l += weight * ml.y;
-      o.x += weight * x.x;
-      o.y += weight * x.y;
+      const float* row = space.o + (warp * args.heads_per_block + head) * S::kMergeStride;
+      sum.add(ptx::exp2_approx(ml.x - sum.m), ml.y, reinterpret_cast<const float4*>(row)[quad]);
     }
     if (unit.parts == 1) {
-      const float norm = args.v_scale / l;
-      store_pair(args, unit, head, dim, S::kHeadDim, make_float2(o.x * norm, o.y * norm));
+      store_output<S>(args, unit, head, quad, sum);
     } else {
-      const int64_t at = static_cast<int64_t>(slot) * args.heads_per_block + head;
-      *reinterpret_cast<float2*>(args.part_o + at * S::kHeadDim + dim) = o;
-      if (dim == 0) args.part_ml[slot * kHeads + head] = make_float2(m, l);
+      part_row<S>(args, slot, head)[quad] = sum.o;
+      if (quad == 0) args.part_ml[slot * kHeads + head] = make_float2(sum.m, sum.l);
     }
   }
 }
@@ -101,45 +124,32 @@ __device__ __forceinline__ void join_warps(const MergeSpace<S>& space, const Arg
 // Joins all parts of a unit; run by the CTA that arrived last.
 template <typename S>
 __device__ __forceinline__ void join_parts(const Args& args, const Unit& unit) {
-  constexpr int kPairs = S::kHeadDim / 2;
+  constexpr int kQuads = S::kHeadDim / 4;
   constexpr int kHeads = 8 * S::kHeadTiles;
-  constexpr int kBatch = 8;  // loads under way at once
-  for (int i = threadIdx.x; i < unit.num_heads * kPairs; i += S::kThreads) {
-    const int head = i / kPairs;
-    const int dim = i % kPairs * 2;
-    float m = -INFINITY;
-    float l = 0.0f;
-    float2 o = make_float2(0.0f, 0.0f);
+  constexpr int kBatch = S::kWarps * S::kCtasPerSm > 8 ? 8 : 16;  // loads under way at once
+  for (int i = threadIdx.x; i < unit.num_heads * kQuads; i += S::kThreads) {
+    const int head = i / kQuads;
+    const int quad = i % kQuads;
+    Joined sum;
     for (int k = 0; k < unit.parts; k += kBatch) {
       float2 ml[kBatch];
-      float2 x[kBatch];
+      float4 x[kBatch];
 #pragma unroll
       for (int e = 0; e < kBatch; ++e) {
         const int cta = unit.origin + min(k + e, unit.parts - 1);
         const int slot = part_slot(cta, unit.origin);
         ml[e] = __ldcg(args.part_ml + slot * kHeads + head);
-        x[e] = __ldcg(reinterpret_cast<const float2*>(
-            args.part_o + (static_cast<int64_t>(slot) * args.heads_per_block + head) * S::kHeadDim +
-            dim));
+        x[e] = __ldcg(part_row<S>(args, slot, head) + quad);
       }
-      float top = m;
+      float top = sum.m;
 #pragma unroll
       for (int e = 0; e < kBatch; ++e) top = fmaxf(top, ml[e].x);
-      const float keep = ptx::exp2_approx(m - top);
-      l *= keep;
-      o.x *= keep;
-      o.y *= keep;
-      m = top;
+      sum.raise(top);
 #pragma unroll
-      for (int e = 0; e < kBatch; ++e) {
-        const float weight = k + e < unit.parts ? ptx::exp2_approx(ml[e].x - m) : 0.0f;
-        l += weight * ml[e].y;
-        o.x += weight * x[e].x;
-        o.y += weight * x[e].y;
-      }
+      for (int e = 0; e < kBatch; ++e)
+        sum.add(k + e < unit.parts ? ptx::exp2_approx(ml[e].x - top) : 0.0f, ml[e].y, x[e]);
     }
-    const float norm = args.v_scale / l;
-    store_pair(args, unit, head, dim, S::kHeadDim, make_float2(o.x * norm, o.y * norm));
+    store_output<S>(args, unit, head, quad, sum);
   }
 }
 

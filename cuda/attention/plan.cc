@@ -5,51 +5,23 @@
 namespace srt::cuda {
 namespace {
 
-// `count` neighbouring pieces of the line from tile `base` on; the first `longer` have quota + 1
-// tiles.
-struct EqualCuts {
-  int64_t base;
+// The line of tiles, cut into `count` pieces: the first `longer` have quota + 1 tiles.
+struct Cuts {
   int64_t count;
   int64_t quota;
   int64_t longer;
 
-  EqualCuts(int64_t first_tile, int64_t num_tiles, int64_t num_pieces)
-      : base(first_tile),
-        count(num_pieces),
-        quota(num_pieces > 0 ? num_tiles / num_pieces : 0),
-        longer(num_pieces > 0 ? num_tiles % num_pieces : 0) {}
-
-  int64_t begin(int64_t piece) const { return base + piece * quota + std::min(piece, longer); }
+  int64_t begin(int64_t piece) const { return piece * quota + std::min(piece, longer); }
   int64_t piece_of(int64_t tile) const {
-    const int64_t offset = tile - base;
     const int64_t split = longer * (quota + 1);
-    return offset < split ? offset / (quota + 1) : longer + (offset - split) / quota;
+    return tile < split ? tile / (quota + 1) : longer + (tile - split) / quota;
   }
 };
 
-// The pieces of the CTAs that start at once, then the smaller ones of those that follow.
-struct Cuts {
-  EqualCuts first;
-  EqualCuts tail;
-
-  int64_t count() const { return first.count + tail.count; }
-  int64_t begin(int64_t piece) const {
-    return piece < first.count ? first.begin(piece) : tail.begin(piece - first.count);
-  }
-  int64_t piece_of(int64_t tile) const {
-    return tile < tail.base ? first.piece_of(tile) : first.count + tail.piece_of(tile);
-  }
-};
-
-Cuts make_cuts(int64_t total, const DecodePlanShape& shape) {
-  const int64_t share = total * shape.tail_percent / 100;
-  const int64_t tail_count =
-      std::min<int64_t>(shape.num_ctas - shape.num_resident, share / shape.min_tail_tiles);
-  const int64_t tail_tiles = tail_count > 0 ? share : 0;
-  const int64_t first_tiles = total - tail_tiles;
-  const int64_t wanted = (first_tiles + shape.min_tiles - 1) / shape.min_tiles;
-  return {EqualCuts(0, first_tiles, std::min<int64_t>(shape.num_resident, wanted)),
-          EqualCuts(first_tiles, tail_tiles, tail_count)};
+Cuts make_cuts(int64_t num_tiles, const DecodePlanShape& shape) {
+  const int64_t wanted = (num_tiles + shape.min_tiles - 1) / shape.min_tiles;
+  const int64_t count = std::min<int64_t>(shape.num_ctas, wanted);
+  return {count, num_tiles / count, num_tiles % count};
 }
 
 // Walks the line sequence by sequence.
@@ -118,7 +90,7 @@ void plan_decode(const int32_t* seqs, int num_decode, const DecodePlanShape& sha
   if (num_decode == 0) return;
   const Cuts cuts = make_cuts(count_tiles(seqs, num_decode, shape), shape);
   Walk walk(seqs, shape);
-  for (int cta = 0; cta < cuts.count(); ++cta) {
+  for (int cta = 0; cta < cuts.count; ++cta) {
     walk.seek(cuts.begin(cta));
     write_record(walk, cuts, cta, records + static_cast<int64_t>(cta) * kWorkWords);
   }

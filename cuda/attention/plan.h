@@ -34,9 +34,6 @@ enum SeqWord : int { kSeqRow = 0, kSeqLen = 3, kSeqWords = 8 };
 
 struct DecodePlanShape {
   int num_ctas = 0;         // the kernel's grid: records to write
-  int num_resident = 0;     // of which run at once; the rest start as these end
-  int tail_percent = 0;     // of the tiles, for the rest
-  int min_tail_tiles = 16;  // for each of them
   int num_head_blocks = 0;  // of one sequence
   int tile_tokens = 16;
   int min_tiles = 1;     // a CTA that works at all gets at least this many, while there are enough

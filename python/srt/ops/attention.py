@@ -7,6 +7,7 @@ from torch import Tensor
 
 from srt.batch import DecodeKind, ForwardBatch
 from srt.core import native
+from srt.ops.cuda import is_hopper
 
 
 def paged_attention(  # noqa: PLR0913
@@ -138,6 +139,7 @@ def decode(  # noqa: PLR0913
         plan_offset=batch.decode_plans[
             DecodeKind(q.shape[1], k_cache.shape[1], q.shape[2], window_left)
         ],
+        pdl=is_hopper(q.device),
         stream=torch.cuda.current_stream(q.device).cuda_stream,
     )
 

@@ -114,9 +114,13 @@ def store_kv(x: Tensor, slots: Tensor, cache: Tensor, kv_format: str, scale: flo
 
 
 def embedding(ids: Tensor, weight: Tensor) -> Tensor:
-    """[T] ids -> [T, H]."""
+    """[T] ids -> [T, H].
+
+    The one launch of a step that waits for all before it: from here on `prepare_step` is done, so
+    that attention may read the page table before the kernel ahead of it has finished.
+    """
     out = weight.new_empty(ids.shape[0], weight.shape[1])
-    native.cuda_gather_rows(weight, ids, out, 0, 1.0, **_launch(weight))
+    native.cuda_gather_rows(weight, ids, out, 0, 1.0, **{**_launch(weight), "pdl": False})
     return out
 
 
