@@ -20,7 +20,7 @@ constexpr int kRowsPerBlock = 4;  // short rows of a warp each
 
 // Four vectors a thread are for warps that hold a whole short row: more registers, fewer threads.
 template <int kVecs>
-constexpr int kBlockLimit = kVecs == 4 ? kRowsPerBlock* kWarpSize : kMaxThreads;
+constexpr int kBlockLimit = kVecs == 4 ? kRowsPerBlock * kWarpSize : kMaxThreads;
 
 __device__ __forceinline__ int64_t row_offset(const RowLayout& rows, int row) {
   return row / rows.inner * rows.outer_stride + row % rows.inner * rows.inner_stride;
@@ -40,11 +40,12 @@ __device__ __forceinline__ void for_vectors(int hidden, F&& f) {
 template <typename T, int kVecs>
 __device__ __forceinline__ void add_residual(float (&values)[kVecs][kLane], T* residual,
                                              int hidden) {
+  Vec<T, kLane> before[kVecs];  // all loads first: a store might alias the next one
+  for_vectors<kVecs>(hidden, [&](int i, int at) { before[i] = load_vec<kLane>(residual + at); });
   for_vectors<kVecs>(hidden, [&](int i, int at) {
-    float before[kLane];
-    load_floats(residual + at, before);
 #pragma unroll
-    for (int j = 0; j < kLane; ++j) values[i][j] = rounded<T>(values[i][j] + before[j]);
+    for (int j = 0; j < kLane; ++j)
+      values[i][j] = rounded<T>(values[i][j] + to_float(before[i][j]));
     store_floats(residual + at, values[i]);
   });
 }

@@ -33,6 +33,19 @@ __device__ __forceinline__ void cluster_sync() {
 #endif
 }
 
+// The halves of cluster_sync().
+__device__ __forceinline__ void cluster_arrive() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ void cluster_wait() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
+}
+
 // `p` of this block's shared memory as it lies in block `rank` of the cluster.
 template <typename T>
 __device__ __forceinline__ T* cluster_map(T* p, int rank) {
@@ -59,7 +72,7 @@ __device__ __forceinline__ T shuffle_xor(const T& x, int offset) {
   return out.value;
 }
 
-// Shared memory of one reducing block. Construct, then cluster_sync() once before the first use.
+// Shared memory of one reducing block.
 struct ClusterScratch {
   static constexpr int kSlotBytes = 32;
 
@@ -67,7 +80,8 @@ struct ClusterScratch {
   alignas(16) unsigned char blocks[2][kMaxCluster][kSlotBytes];
 };
 
-// Reduces values over all threads of the cluster; call it the same number of times everywhere.
+// Reduces values over all threads of the cluster; call it the same number of times everywhere, at
+// least once, after one cluster_arrive(): the first call waits until every block runs.
 // The two halves of `blocks` alternate, so that one barrier a call is enough: who passes the
 // barrier of call n + 1 has read the results of call n.
 class ClusterReducer {
@@ -83,6 +97,8 @@ class ClusterReducer {
     x = reduce_warp(x, op);
     if (lane == 0) *reinterpret_cast<T*>(scratch_.warps[warp]) = x;
     __syncthreads();  // the warps' results are written
+    if (!started_) cluster_wait();
+    started_ = true;
     if (warp == 0) {
       x = reduce_warp(*reinterpret_cast<const T*>(scratch_.warps[lane < num_warps ? lane : 0]), op,
                       lane < num_warps);
@@ -116,6 +132,7 @@ class ClusterReducer {
 
   ClusterScratch& scratch_;
   int parity_ = 0;
+  bool started_ = false;
 };
 
 }  // namespace srt::cuda

@@ -87,20 +87,20 @@ __global__ void __launch_bounds__(kRowThreads, 1)
   __shared__ Ranked ranks[2][kWarpSize];
   ptx::grid_launch();
   ptx::grid_wait();
-  cluster_sync();  // every block runs before its shared memory is written from outside
+  cluster_arrive();  // this block runs: others may write to it (ClusterReducer waits for them)
   const int row = static_cast<int>(blockIdx.y);
   const T* const logits = static_cast<const T*>(p.logits) + row * p.logits_stride;
   const Chunk chunk = my_chunk(p.vocab);
   ClusterReducer cluster(scratch);
 
   float largest = -INFINITY;
-  for_logits(logits, chunk, [&](int, const float(&x)[kRowLane]) {
+  for_logits<4>(logits, chunk, [&](int, const float (&x)[kRowLane]) {
 #pragma unroll
     for (int j = 0; j < kRowLane; ++j) largest = fmaxf(largest, x[j]);
   });
   largest = cluster.reduce(largest, Max{});
   float sum = 0.0f;
-  for_logits(logits, chunk, [&](int, const float(&x)[kRowLane]) {
+  for_logits<4>(logits, chunk, [&](int, const float (&x)[kRowLane]) {
 #pragma unroll
     for (int j = 0; j < kRowLane; ++j) sum += expf(x[j] - largest);
   });

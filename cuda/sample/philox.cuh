@@ -26,9 +26,10 @@ __device__ __forceinline__ uint4 philox(uint32_t block, uint32_t position, uint2
   return {c0, c1, c2, c3};
 }
 
-// v(word), to a few ulp: enough to rule a token out.
-__device__ __forceinline__ float uniform_approx(uint32_t word) {
-  return fmaf(__uint2float_rn(word), 0x1p-32f, 0x1p-33f);
+// At most v(word), and less than 2^-23 below it: enough to rule most tokens out, without a
+// conversion.
+__device__ __forceinline__ float uniform_below(uint32_t word) {
+  return __uint_as_float(word >> 9 | 0x3f800000u) - 1.0f;
 }
 
 // -log1p(-v(word)): what a token's weight is divided by. At least v, at most 24 ln 2.

@@ -10,12 +10,15 @@ namespace srt::cuda {
 
 // A block's chunk in shared memory, edited and over temperature.
 struct SharedRow {
+  static constexpr bool kFiltered = true;  // races look at floor, least and min_p
+  static constexpr int kAhead = 1;
+
   const float* x;
   Chunk chunk;
 
   __device__ __forceinline__ float value(float raw) const { return raw; }
 
-  template <typename F>
+  template <int kVectors = 1, typename F>
   __device__ __forceinline__ void walk(F&& f) const {
     for (int at = chunk.begin + static_cast<int>(threadIdx.x) * kRowLane; at < chunk.end;
          at += kRowThreads * kRowLane) {
@@ -33,15 +36,18 @@ struct SharedRow {
 // A chunk of raw logits where they lie: walked over without a copy.
 template <typename T>
 struct StreamedRow {
+  static constexpr bool kFiltered = false;
+  static constexpr int kAhead = kStreamAhead<T>;
+
   const T* row;
   Chunk chunk;
   float temperature;
 
   __device__ __forceinline__ float value(float raw) const { return __fdiv_rn(raw, temperature); }
 
-  template <typename F>
+  template <int kVectors = 2, typename F>
   __device__ __forceinline__ void walk(F&& f) const {
-    for_logits<2>(row, chunk, f);
+    for_logits<kVectors>(row, chunk, f);
   }
 };
 
@@ -81,11 +87,15 @@ struct Faster {
 template <typename Row>
 __device__ __forceinline__ float row_max(const Row& row, ClusterReducer& cluster) {
   float largest = -INFINITY;
-  row.walk([&](int, const float(&x)[kRowLane]) {
+  row.template walk<Row::kAhead>([&](int, const float (&x)[kRowLane]) {
 #pragma unroll
     for (int j = 0; j < kRowLane; ++j) largest = fmaxf(largest, x[j]);
   });
   return cluster.reduce(largest, Max{});
+}
+
+__device__ __forceinline__ bool runs(const RaceTerms& terms, float x) {
+  return x > terms.floor && x >= terms.least;
 }
 
 // The race among the tokens that run. `bound` (shared) is a score that the winner surely reaches: a
@@ -95,37 +105,38 @@ __device__ __forceinline__ RaceResult race(const Row& row, const RaceTerms& term
                                            const message::SamplingRecord& record, float* bound,
                                            ClusterReducer& cluster) {
   const uint2 key{record.seed_lo, record.seed_hi};
-  // For the approximations: of v, of 2^x, and of x / temperature, whose error grows with x.
+  // For the approximations: of 2^x, and of x / temperature, whose error grows with x.
   const float slack = 1.0f - 1e-4f - 5e-7f * fabsf(terms.max);
   __syncthreads();  // the last race has been read
   if (threadIdx.x == 0) *bound = kSureScore;
   __syncthreads();
   RaceResult mine{{-1.0, 0.0f, kNoToken}, 0.0};
-  row.walk([&](int at, const float(&x)[kRowLane]) {
-    bool runs = false;
+  row.walk([&](int at, const float (&x)[kRowLane]) {
+    if constexpr (Row::kFiltered) {
+      bool any = false;
 #pragma unroll
-    for (int j = 0; j < kRowLane; ++j) runs |= x[j] > terms.floor && x[j] >= terms.least;
-    if (!runs) return;
+      for (int j = 0; j < kRowLane; ++j) any |= runs(terms, x[j]);
+      if (!any) return;
+    }
+    const unsigned block = static_cast<unsigned>(at) / 4;
+    const uint4 low = philox(block, record.position, key);
+    const uint4 high = philox(block + 1, record.position, key);
+    const unsigned words[kRowLane] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
     const float reach = *static_cast<volatile float*>(bound) * slack;
 #pragma unroll
-    for (int half = 0; half < kRowLane / 4; ++half) {
-      const uint4 words =
-          philox(static_cast<unsigned>(at) / 4 + static_cast<unsigned>(half), record.position, key);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int j = half * 4 + i;
-        if (!(x[j] > terms.floor && x[j] >= terms.least)) continue;
-        const unsigned word = i == 0 ? words.x : i == 1 ? words.y : i == 2 ? words.z : words.w;
-        const float weight = ptx::exp2_approx((x[j] - terms.max_raw) * terms.rate);
-        if (terms.wants_mass) mine.mass += expf(row.value(x[j]) - terms.max);
-        if (!(weight >= reach * uniform_approx(word))) continue;
-        const float exact = expf(row.value(x[j]) - terms.max);
-        if (exact < terms.min_p) continue;
-        const double score = static_cast<double>(exact) / static_cast<double>(exponential(word));
-        mine.winner = Faster{}(mine.winner, Racer{score, x[j], at + j});
-        // Scores are positive: their order is that of their bits.
-        atomicMax(reinterpret_cast<int*>(bound), __float_as_int(static_cast<float>(score)));
+    for (int j = 0; j < kRowLane; ++j) {
+      if constexpr (Row::kFiltered) {
+        if (!runs(terms, x[j])) continue;
+        if (terms.wants_mass) mine.mass += expf(x[j] - terms.max);
       }
+      const float weight = ptx::exp2_approx((x[j] - terms.max_raw) * terms.rate);
+      if (!(weight >= reach * uniform_below(words[j]))) continue;
+      const float exact = expf(row.value(x[j]) - terms.max);
+      if (Row::kFiltered && exact < terms.min_p) continue;
+      const double score = static_cast<double>(exact) / static_cast<double>(exponential(words[j]));
+      mine.winner = Faster{}(mine.winner, Racer{score, x[j], at + j});
+      // Scores are positive: their order is that of their bits.
+      atomicMax(reinterpret_cast<int*>(bound), __float_as_int(static_cast<float>(score)));
     }
   });
   return cluster.reduce(mine, Faster{});

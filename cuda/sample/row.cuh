@@ -9,6 +9,10 @@ namespace srt::cuda {
 constexpr int kRowLane = 8;  // logits that a thread takes at once
 constexpr int kRowThreads = 256;
 
+// Vectors in flight where a row is only looked at: 64 bytes a thread.
+template <typename T>
+constexpr int kStreamAhead = 8 / sizeof(T);
+
 // Tokens [begin, end) of a row; chunks are multiples of 32 tokens, later ones may be empty.
 struct Chunk {
   int begin;
@@ -44,7 +48,7 @@ constexpr int kNoToken = 0x7fffffff;
 
 // Calls f(first token, 8 values) for every 8 tokens of the chunk, -inf beyond its end; reads kAhead
 // vectors at once. Rows that are not 16-byte aligned are read one by one.
-template <int kAhead = 4, typename T, typename F>
+template <int kAhead, typename T, typename F>
 __device__ __forceinline__ void for_logits(const T* row, Chunk chunk, F&& f) {
   constexpr int kStep = kRowThreads * kRowLane;
   const bool aligned = reinterpret_cast<uintptr_t>(row) % 16 == 0;

@@ -22,7 +22,7 @@ namespace {
 using message::SamplingRecord;
 
 constexpr int kMaxChunkTokens = 32768;
-constexpr int kBlocksPerSm = 3;
+constexpr int kBlocksPerSm = 3;  // of rows that are streamed
 constexpr float kLog2e = 1.44269504088896341f;
 constexpr int kEdits =
     message::kFlagPenalties | message::kFlagBiased | message::kFlagMaskStops | message::kFlagMasked;
@@ -57,7 +57,7 @@ __device__ __forceinline__ PivotCounts count_above(const SharedRow& row, float l
                                                    const float (&pivots)[kPivots],
                                                    ClusterReducer& cluster) {
   PivotCounts mine = {};
-  row.walk([&](int, const float(&x)[kRowLane]) {
+  row.walk([&](int, const float (&x)[kRowLane]) {
     float largest = x[0];
 #pragma unroll
     for (int i = 1; i < kRowLane; ++i) largest = fmaxf(largest, x[i]);
@@ -102,7 +102,7 @@ __device__ __forceinline__ float find_top_k(const SharedRow& row, float largest,
 __device__ __forceinline__ double mass_of_kept(const SharedRow& row, const RaceTerms& terms,
                                                ClusterReducer& cluster) {
   double mass = 0.0;
-  row.walk([&](int, const float(&x)[kRowLane]) {
+  row.walk([&](int, const float (&x)[kRowLane]) {
     float sum = 0.0f;
 #pragma unroll
     for (int j = 0; j < kRowLane; ++j) {
@@ -154,7 +154,8 @@ __device__ __forceinline__ int choose_plain(const T* row, Chunk chunk, const Sam
                                             float* bound, ClusterReducer& cluster) {
   if (record.flags & message::kFlagGreedy) {
     Best<float> best{-INFINITY, kNoToken};
-    for_logits(row, chunk, [&](int at, const float(&x)[kRowLane]) { find_best(at, x, best); });
+    for_logits<kStreamAhead<T>>(
+        row, chunk, [&](int at, const float (&x)[kRowLane]) { find_best(at, x, best); });
     return cluster.reduce(best, Better{}).token;
   }
   const StreamedRow<T> streamed{row, chunk, record.temperature};
@@ -172,7 +173,7 @@ __device__ __forceinline__ int choose_edited(const SampleParams& p, const T* row
                                              ClusterReducer& cluster) {
   unsigned* const counts = reinterpret_cast<unsigned*>(x + chunk_tokens(p.vocab, cluster_size()));
   const bool greedy = record.flags & message::kFlagGreedy;
-  for_logits<2>(row, chunk, [&](int at, const float(&v)[kRowLane]) {
+  for_logits<2>(row, chunk, [&](int at, const float (&v)[kRowLane]) {
     store_floats(x + (at - chunk.begin), v);
   });
   __syncthreads();  // the chunk is in shared memory
@@ -180,7 +181,7 @@ __device__ __forceinline__ int choose_edited(const SampleParams& p, const T* row
   const SharedRow shared{x, chunk};
   if (greedy) {
     Best<float> best{-INFINITY, kNoToken};
-    shared.walk([&](int at, const float(&v)[kRowLane]) { find_best(at, v, best); });
+    shared.walk([&](int at, const float (&v)[kRowLane]) { find_best(at, v, best); });
     return cluster.reduce(best, Better{}).token;
   }
   for (int i = static_cast<int>(threadIdx.x); i < chunk.end - chunk.begin; i += kRowThreads)
@@ -202,7 +203,8 @@ __global__ void __launch_bounds__(kRowThreads, kPlainOnly ? kBlocksPerSm : 2)
   if (threadIdx.x < message::kSamplingWords)
     reinterpret_cast<int*>(&record)[threadIdx.x] =
         p.sampling[index * message::kSamplingWords + static_cast<int>(threadIdx.x)];
-  cluster_sync();  // the record is read; every block runs before it is written to from outside
+  cluster_arrive();  // this block runs: others may write to it (ClusterReducer waits for them)
+  __syncthreads();   // the record is read
   const T* const row = static_cast<const T*>(p.logits) + index * p.logits_stride;
   const Chunk chunk = my_chunk(p.vocab);
   ClusterReducer cluster(scratch);
