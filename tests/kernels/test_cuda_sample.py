@@ -89,7 +89,7 @@ class Case:
     def tokens(self, flags: int, device: str) -> tuple[Tensor, Tensor]:
         """What `device` draws, and last_tokens after it."""
         buffers = StepBuffers(*(x.to(device) for x in self.buffers.tensors()))
-        last_tokens = self.last_tokens.to(device)
+        last_tokens = self.last_tokens.clone().to(device)
         sample = ops.sample if device == "cuda" else plain.sample
         tokens = sample(
             self.logits.to(device),
