@@ -28,31 +28,34 @@ bool is_int32_vector(const TensorView& x, int64_t length) {
 
 bool is_aligned(const TensorView& x) { return reinterpret_cast<uintptr_t>(x.data) % 16 == 0; }
 
-int tile_tokens(int group) {
+void check_heads(int num_q_heads, int num_kv_heads) {
+  expect(num_kv_heads >= 1 && num_kv_heads <= 512 && num_q_heads % num_kv_heads == 0,
+         "num_q_heads must be a multiple of num_kv_heads, which must be at most 512");
+  const int group = num_q_heads / num_kv_heads;
   expect(group >= 1 && group <= cuda::kExtendTileRows,
          "query heads per KV head must be between 1 and " + std::to_string(cuda::kExtendTileRows));
-  return cuda::extend_tile_tokens(group);
 }
 
 // int32 words of the plan buffer for at most this many tokens and sequences.
-int64_t extend_plan_words(int64_t num_tokens, int64_t num_seqs, int group) {
-  return cuda::extend_plan_words(num_tokens, num_seqs, tile_tokens(group));
+int64_t extend_plan_words(int64_t num_tokens, int64_t num_seqs, int num_q_heads, int num_kv_heads) {
+  check_heads(num_q_heads, num_kv_heads);
+  return cuda::extend_plan_words(num_tokens, num_seqs, num_q_heads, num_kv_heads);
 }
 
 // q_indptr: int32 [num_seqs + 1]. seq_lens, rows: int32 [num_seqs]. plan: int32
-// [extend_plan_words].
-// num_decode: int32 [1] on the device, in place of first_seq.
+// [extend_plan_words]. num_decode: int32 [1] on the device, in place of first_seq.
 void plan_extend(const TensorView& q_indptr, const TensorView& seq_lens, const TensorView& rows,
-                 const TensorView& plan, int64_t num_tokens, int first_seq, int group,
-                 const std::optional<TensorView>& num_decode, uint64_t stream) {
+                 const TensorView& plan, int64_t num_tokens, int first_seq, int num_q_heads,
+                 int num_kv_heads, int key_bytes, const std::optional<TensorView>& num_decode,
+                 uint64_t stream) {
   expect(seq_lens.ndim == 1 && is_int32_vector(seq_lens, 0), "seq_lens must be int32 [num_seqs]");
   const int64_t num_seqs = seq_lens.dim(0);
+  const int64_t words = extend_plan_words(num_tokens, num_seqs, num_q_heads, num_kv_heads);
   expect(is_int32_vector(q_indptr, num_seqs + 1), "q_indptr must be int32 [num_seqs + 1]");
   expect(is_int32_vector(rows, num_seqs), "rows must be int32 [num_seqs]");
-  expect(is_int32_vector(plan, extend_plan_words(num_tokens, num_seqs, group)),
-         "plan must be int32 [extend_plan_words(num_tokens, num_seqs, group)]");
-  expect(is_aligned(plan), "plan must be 16-byte aligned");
-  expect(first_seq >= 0, "first_seq must not be negative");
+  expect(is_int32_vector(plan, words) && is_aligned(plan),
+         "plan must be int32 [extend_plan_words(...)] and 16-byte aligned");
+  expect(first_seq >= 0 && key_bytes > 0, "first_seq must not be negative, key_bytes positive");
   expect(!num_decode || is_int32_vector(*num_decode, 1), "num_decode must be int32 [1]");
   cuda::ExtendPlanParams p;
   p.q_indptr = q_indptr.ptr<int32_t>();
@@ -60,9 +63,12 @@ void plan_extend(const TensorView& q_indptr, const TensorView& seq_lens, const T
   p.rows = rows.ptr<int32_t>();
   p.num_decode = num_decode ? num_decode->ptr<int32_t>() : nullptr;
   p.plan = plan.ptr<int32_t>();
+  p.plan_words = words;
   p.first_seq = first_seq;
   p.num_seqs = static_cast<int>(num_seqs);
-  p.tile_tokens = tile_tokens(group);
+  p.num_q_heads = num_q_heads;
+  p.num_kv_heads = num_kv_heads;
+  p.key_bytes = key_bytes;
   check_cuda(cuda::plan_extend(p, as_stream(stream)), "extend_plan");
 }
 
@@ -122,9 +128,9 @@ void extend_attention(const TensorView& q, const TensorView& k, const TensorView
   expect(page_table.dtype == DType::kI32 && page_table.ndim == 2 && page_table.step(1) == 1,
          "page_table must be int32 [num_rows, max_pages] with contiguous rows");
   expect(num_seqs >= 0, "num_seqs must not be negative");
-  const int group = static_cast<int>(q.dim(1)) / p.kv.num_kv_heads;
-  expect(is_int32_vector(plan, extend_plan_words(q.dim(0), num_seqs, group)),
-         "plan must be int32 [extend_plan_words(num_tokens, num_seqs, group)]");
+  const int64_t words =
+      extend_plan_words(q.dim(0), num_seqs, static_cast<int>(q.dim(1)), p.kv.num_kv_heads);
+  expect(is_int32_vector(plan, words), "plan must be int32 [extend_plan_words(...)]");
   expect(scale > 0.0f && softcap >= 0.0f, "scale must be positive, softcap not negative");
   if (lse) {
     expect(lse->dtype == DType::kF32 && lse->ndim == 2 && lse->dim(0) == q.dim(1) &&
@@ -155,12 +161,12 @@ void extend_attention(const TensorView& q, const TensorView& k, const TensorView
 }  // namespace
 
 void bind_cuda_extend(py::module_& m) {
-  m.def("cuda_extend_plan_words", &extend_plan_words, "num_tokens"_a, "num_seqs"_a, "group"_a,
-        "int32 words of a plan for at most this many tokens and sequences.");
+  m.def("cuda_extend_plan_words", &extend_plan_words, "num_tokens"_a, "num_seqs"_a, "num_q_heads"_a,
+        "num_kv_heads"_a, "int32 words of a plan for at most this many tokens and sequences.");
   m.def("cuda_extend_plan", &plan_extend, "q_indptr"_a, "seq_lens"_a, "rows"_a, "plan"_a,
-        py::kw_only(), "num_tokens"_a, "first_seq"_a, "group"_a, "num_decode"_a = py::none(),
-        "stream"_a,
-        "Lists the query tiles of sequences [first_seq, num_seqs), longest first: once a step.");
+        py::kw_only(), "num_tokens"_a, "first_seq"_a, "num_q_heads"_a, "num_kv_heads"_a,
+        "key_bytes"_a, "num_decode"_a = py::none(), "stream"_a,
+        "Orders the query tiles of sequences [first_seq, num_seqs) for all layers: once a step.");
   m.def("cuda_extend_attention", &extend_attention, "q"_a, "k"_a, "v"_a, "page_table"_a,
         "num_seqs"_a, "plan"_a, "out"_a, "lse"_a = py::none(), py::kw_only(), "scale"_a,
         "softcap"_a = 0.0f, "window_left"_a = -1, "causal"_a = true, "kv_format"_a = "",

@@ -1,10 +1,13 @@
 // Paged extend attention on mma.sync: every shape we serve, on sm_80 and later.
 //
-// Shapes    see ExtendParams; rows of q, out and the pools 16-byte aligned; any page size 2^n.
-// Parallel  one block per (tile of 128 query rows, KV head), longest tiles first; a warp owns 32
-//           rows (16 for wide heads) and walks the key tiles, which arrive by cp.async.
-// Bound     tensor cores: 2 * (head_dim + head_dim_v) * visible (query, key) pairs * num_q_heads.
-// Numerics  scores and output accumulate in float; P is rounded to T for the second product.
+// Shapes    see ExtendParams; rows of q, out and the pools 16-byte aligned; any
+// page size 2^n. Parallel  one block per (tile of 128 query rows, KV head),
+// longest tiles first; a warp owns 32
+//           rows (16 for wide heads) and walks the key tiles, which arrive by
+//           cp.async.
+// Bound     tensor cores: 2 * (head_dim + head_dim_v) * visible (query, key)
+// pairs * num_q_heads. Numerics  scores and output accumulate in float; P is
+// rounded to T for the second product.
 #pragma once
 
 #include "attention/extend.h"
@@ -16,8 +19,8 @@
 
 namespace srt::cuda {
 
-// Shared-memory rows of kChunks 16-byte pieces, XOR-swizzled so that eight neighbouring rows of one
-// column fall into different banks.
+// Shared-memory rows of kChunks 16-byte pieces, XOR-swizzled so that eight
+// neighbouring rows of one column fall into different banks.
 template <int kChunks>
 __device__ __forceinline__ uint32_t swizzled(int row, int chunk) {
   static_assert(kChunks % 8 == 0);
@@ -74,8 +77,9 @@ struct ExtendMma {
     }
   }
 
-  // Starts the copy of one tensor's key tile; keys past the sequence's end become zeros, so that
-  // what stands in the rest of its last page cannot reach the products.
+  // Starts the copy of one tensor's key tile; keys past the sequence's end
+  // become zeros, so that what stands in the rest of its last page cannot reach
+  // the products.
   template <int kDim, int kElementBytes>
   __device__ __forceinline__ void load_rows(const void* pool, int key_tile, uint32_t dst) const {
     constexpr int kRowChunks = kDim * kElementBytes / 16;
@@ -175,8 +179,8 @@ struct ExtendMma {
     }
   }
 
-  // Scales one row block, turns it from fragments into rows through the warp's own part of the q
-  // tile, and writes it with whole 16-byte pieces.
+  // Scales one row block, turns it from fragments into rows through the warp's
+  // own part of the q tile, and writes it with whole 16-byte pieces.
   __device__ __forceinline__ void store(float (&o)[kDimV / 2], const SoftmaxState& state, int block,
                                         float scale_log2) const {
     float inverse[2];
@@ -232,7 +236,8 @@ struct ExtendMma {
     int stage = 0;
     for (int n = range.begin; n < range.end; ++n, stage ^= 1) {
       ptx::cp_async_wait<0>();
-      __syncthreads();  // tile n has arrived for everyone, and nobody still reads tile n - 1
+      __syncthreads();  // tile n has arrived for everyone, and nobody still
+                        // reads tile n - 1
       if (n + 1 < range.end) load_tile(n + 1, stage ^ 1);
       ptx::cp_async_commit();
       if constexpr (kFp8) {
@@ -253,7 +258,8 @@ struct ExtendMma {
       accumulate(o, s, v_tile(stage));
     }
     ptx::cp_async_wait<0>();
-    __syncthreads();  // also where no key was visible: q's copy is over before its place is reused
+    __syncthreads();  // also where no key was visible: q's copy is over before
+                      // its place is reused
 #pragma unroll
     for (int m = 0; m < kRowBlocks; ++m) store(o[m], state[m], m, scale_log2);
   }
@@ -274,16 +280,16 @@ __global__ void __launch_bounds__(ExtendMma<T, kDimQk, kDimV, kFp8>::kThreads)
   using Kernel = ExtendMma<T, kDimQk, kDimV, kFp8>;
   extern __shared__ __align__(128) unsigned char smem[];
   const int idx = static_cast<int>(blockIdx.x);
-  if (idx >= p.plan[0] * p.kv.num_kv_heads) return;
+  if (idx >= p.plan[0]) return;
   Kernel{.p = p, .smem = ptx::smem_address(smem), .tile = planned_tile(p, idx)}.run();
 }
 
 template <typename T, int kDimQk, int kDimV, bool kFp8>
 cudaError_t launch_extend_mma(const ExtendParams& p, cudaStream_t stream) {
   using Kernel = ExtendMma<T, kDimQk, kDimV, kFp8>;
-  const int tile_tokens = extend_tile_tokens(p.num_q_heads / p.kv.num_kv_heads);
-  const int64_t tiles = extend_max_tiles(p.num_tokens, p.num_seqs, tile_tokens);
-  const LaunchShape shape{.grid = dim3(static_cast<unsigned>(tiles * p.kv.num_kv_heads)),
+  const int64_t items =
+      extend_max_items(p.num_tokens, p.num_seqs, p.num_q_heads, p.kv.num_kv_heads);
+  const LaunchShape shape{.grid = dim3(static_cast<unsigned>(items)),
                           .block = dim3(Kernel::kThreads),
                           .smem_bytes = Kernel::kSmemBytes};
   return launch(&extend_mma_kernel<T, kDimQk, kDimV, kFp8>, shape, stream, p);

@@ -4,7 +4,7 @@
 namespace srt::cuda {
 
 cudaError_t extend_sm90_d128(const ExtendParams& p, cudaStream_t stream) {
-  return dispatch_extend_sm90<128, 128>(p, stream);
+  return dispatch_extend_sm90<128, 128, false>(p, stream);
 }
 
 }  // namespace srt::cuda

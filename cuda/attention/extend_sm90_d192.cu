@@ -4,7 +4,7 @@
 namespace srt::cuda {
 
 cudaError_t extend_sm90_d192(const ExtendParams& p, cudaStream_t stream) {
-  return dispatch_extend_sm90<192, 128>(p, stream);
+  return dispatch_extend_sm90<192, 128, false>(p, stream);
 }
 
 }  // namespace srt::cuda

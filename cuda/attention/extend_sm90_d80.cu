@@ -4,7 +4,7 @@
 namespace srt::cuda {
 
 cudaError_t extend_sm90_d80(const ExtendParams& p, cudaStream_t stream) {
-  return dispatch_extend_sm90<80, 80>(p, stream);
+  return dispatch_extend_sm90<80, 80, false>(p, stream);
 }
 
 }  // namespace srt::cuda

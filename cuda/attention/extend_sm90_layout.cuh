@@ -1,4 +1,5 @@
-// Shared memory, barriers and roles of the Hopper extend kernel, as producers and consumers see it.
+// Shared memory, barriers and roles of the Hopper extend kernel, as producers
+// and consumers see it.
 #pragma once
 
 #include "attention/extend.h"
@@ -10,12 +11,14 @@ namespace srt::cuda {
 
 struct ExtendSm90Params {
   CUtensorMap q;  // [tokens][heads][dim], box: one tile's tokens, one group, 64 columns
-  CUtensorMap k;  // [pages][heads][slots][dim], box: a page or a key tile, 64 columns
+  CUtensorMap k;  // [pages][heads][slots][dim], box: a page or a key tile; 64
+                  // columns, fp8 all
   CUtensorMap v;
   ExtendParams p;
 };
 
-// A ring of kStages buffers: where it stands and the parity of its current round.
+// A ring of kStages buffers: where it stands and the parity of its current
+// round.
 template <int kStages>
 struct Ring {
   int stage = 0;
@@ -29,8 +32,11 @@ struct Ring {
   }
 };
 
-template <int kDimQk, int kDimV>
+template <int kDimQk_, int kDimV_, bool kFp8_>
 struct ExtendSm90 {
+  static constexpr int kDimQk = kDimQk_;
+  static constexpr int kDimV = kDimV_;
+  static constexpr bool kFp8 = kFp8_;
   static constexpr int kConsumers = 256;  // threads: two warpgroups of 64 rows each
   static constexpr int kThreads = kConsumers + 128;
   static_assert(kExtendTileRows == 64 * kConsumers / 128);
@@ -44,51 +50,84 @@ struct ExtendSm90 {
   static constexpr int kQBytes = kBlocksQk * kQBlockBytes;
   static constexpr int kKBytes = kBlocksQk * kKeyBlockBytes;
   static constexpr int kVBytes = kBlocksV * kKeyBlockBytes;
-  static constexpr int kTileBytes = kQBytes + kStages * (kKBytes + kVBytes);
-  static constexpr int kNumBarriers = 3 + 4 * kStages;
-  static constexpr int kSmemBytes = kTileBytes + 8 * kNumBarriers + 1024;  // 1024: to align
+  static constexpr int kKvBytes = kStages * (kKBytes + kVBytes);
+  // fp8 tiles as they come from the pool, before they are widened into the
+  // tiles above.
+  static constexpr int kRawKBytes = kFp8 ? kKeys * kDimQk : 0;
+  static constexpr int kRawVBytes = kFp8 ? kKeys * kDimV : 0;
+  static constexpr int kRawBytes = kRawKBytes + kRawVBytes;
 
-  // 65536 registers over 384 threads: the copy warps need few, the products many.
-  static constexpr int kProducerRegisters = 24;
-  static constexpr int kConsumerRegisters = 240;
+  // Where there is room, the next tile's queries arrive beside this one's, and
+  // two raw tiles.
+  static constexpr int kRoom = 225 * 1024;
+  static constexpr int kQStages = 2 * kQBytes + kKvBytes + kRawBytes <= kRoom ? 2 : 1;
+  static constexpr int kTileBytes = kQStages * kQBytes + kKvBytes;
+  static constexpr int kRawStages = kTileBytes + 2 * kRawBytes <= kRoom ? 2 : 1;
+  static constexpr int kBufferBytes = kTileBytes + kRawStages * kRawBytes;
+  static constexpr int kNumBarriers = 1 + 2 * kQStages + 4 * kStages + 2 * kRawStages;
+  static constexpr int kSmemBytes = kBufferBytes + 8 * kNumBarriers + 1024;  // 1024: to align
+  static_assert(kSmemBytes <= 227 * 1024);
+
+  // 504 registers for three threads: those who copy need few, those who
+  // multiply many.
+  static constexpr int kProducerRegisters = kFp8 ? 72 : 24;
+  static constexpr int kConsumerRegisters = kFp8 ? 216 : 240;
+  static_assert(kProducerRegisters + 2 * kConsumerRegisters <= 504);
 
   uint32_t smem;  // 1024-byte aligned
 
-  __device__ __forceinline__ uint32_t q_tile() const { return smem; }
+  __device__ __forceinline__ uint32_t q_tile(int stage) const { return smem + stage * kQBytes; }
   __device__ __forceinline__ uint32_t k_tile(int stage) const {
-    return smem + kQBytes + stage * kKBytes;
+    return smem + kQStages * kQBytes + stage * kKBytes;
   }
   __device__ __forceinline__ uint32_t v_tile(int stage) const {
-    return smem + kQBytes + kStages * kKBytes + stage * kVBytes;
+    return smem + kQStages * kQBytes + kStages * kKBytes + stage * kVBytes;
+  }
+  __device__ __forceinline__ uint32_t raw_k_tile(int stage) const {
+    return smem + kTileBytes + stage * kRawKBytes;
+  }
+  __device__ __forceinline__ uint32_t raw_v_tile(int stage) const {
+    return smem + kTileBytes + kRawStages * kRawKBytes + stage * kRawVBytes;
   }
 
-  // mbarriers: `full` completes when a buffer's bytes have arrived, `empty` when all consumer warps
-  // have read it; `v_tail` stands in for v_full where the producer has zeros to add.
-  __device__ __forceinline__ uint32_t barrier(int i) const { return smem + kTileBytes + 8 * i; }
-  __device__ __forceinline__ uint32_t q_full() const { return barrier(0); }
-  __device__ __forceinline__ uint32_t q_empty() const { return barrier(1); }
-  __device__ __forceinline__ uint32_t v_tail() const { return barrier(2); }
-  __device__ __forceinline__ uint32_t k_full(int stage) const { return barrier(3 + stage); }
-  __device__ __forceinline__ uint32_t k_empty(int stage) const {
-    return barrier(3 + kStages + stage);
+  // mbarriers: `full` completes when a buffer's bytes have arrived, `empty`
+  // when all consumer warps have read it; `v_tail` stands in for v_full where
+  // the producer has zeros to add.
+  __device__ __forceinline__ uint32_t barrier(int i) const { return smem + kBufferBytes + 8 * i; }
+  __device__ __forceinline__ uint32_t v_tail() const { return barrier(0); }
+  __device__ __forceinline__ uint32_t q_full(int stage) const { return barrier(1 + stage); }
+  __device__ __forceinline__ uint32_t q_empty(int stage) const {
+    return barrier(1 + kQStages + stage);
   }
-  __device__ __forceinline__ uint32_t v_full(int stage) const {
-    return barrier(3 + 2 * kStages + stage);
+  __device__ __forceinline__ uint32_t kv_barrier(int kind, int stage) const {
+    return barrier(1 + 2 * kQStages + kind * kStages + stage);
   }
-  __device__ __forceinline__ uint32_t v_empty(int stage) const {
-    return barrier(3 + 3 * kStages + stage);
+  __device__ __forceinline__ uint32_t k_full(int stage) const { return kv_barrier(0, stage); }
+  __device__ __forceinline__ uint32_t k_empty(int stage) const { return kv_barrier(1, stage); }
+  __device__ __forceinline__ uint32_t v_full(int stage) const { return kv_barrier(2, stage); }
+  __device__ __forceinline__ uint32_t v_empty(int stage) const { return kv_barrier(3, stage); }
+  __device__ __forceinline__ uint32_t raw_k_full(int stage) const { return kv_barrier(4, stage); }
+  __device__ __forceinline__ uint32_t raw_v_full(int stage) const {
+    return kv_barrier(4, kRawStages + stage);
   }
 
   __device__ __forceinline__ void init_barriers() const {
     constexpr int kConsumerWarps = kConsumers / 32;
-    hopper::barrier_init(q_full(), 1);
-    hopper::barrier_init(q_empty(), kConsumerWarps);
+    constexpr int kFills = kFp8 ? 2 : 1;  // a tile is filled by two widening warps, or by TMA
     hopper::barrier_init(v_tail(), 1);
+    for (int s = 0; s < kQStages; ++s) {
+      hopper::barrier_init(q_full(s), 1);
+      hopper::barrier_init(q_empty(s), kConsumerWarps);
+    }
     for (int s = 0; s < kStages; ++s) {
-      hopper::barrier_init(k_full(s), 1);
-      hopper::barrier_init(v_full(s), 1);
+      hopper::barrier_init(k_full(s), kFills);
+      hopper::barrier_init(v_full(s), kFills);
       hopper::barrier_init(k_empty(s), kConsumerWarps);
       hopper::barrier_init(v_empty(s), kConsumerWarps);
+    }
+    for (int s = 0; s < kRawStages; ++s) {
+      hopper::barrier_init(raw_k_full(s), 1);
+      hopper::barrier_init(raw_v_full(s), 1);
     }
     hopper::fence_barrier_init();
   }
@@ -97,19 +136,23 @@ struct ExtendSm90 {
                                                         const ExtendTile& tile) {
     TileRange range = tile_range<kKeys>(p.scoring, tile.position,
                                         tile.position + tile.num_tokens - 1, tile.seq_len);
-    // All lanes agree; saying so keeps the loop and its wgmma operands in uniform registers.
+    range.end = max(range.end,
+                    range.begin + 1);  // never none, if only a tile that nobody sees
+    // All lanes agree; saying so keeps the loop and its wgmma operands in
+    // uniform registers.
     range.begin = __shfl_sync(0xffffffffu, range.begin, 0);
     range.end = __shfl_sync(0xffffffffu, range.end, 0);
     return range;
   }
 };
 
-// A block's share of the plan. The list is sorted, longest first, and dealt out in rounds of
-// alternating direction: each block gets one item of every round, and the sums come out even.
+// A block's share of the plan. It is sorted, longest first within a section,
+// and dealt out in rounds of alternating direction: each block gets one item of
+// every round, and the sums come out even.
 class ExtendShare {
  public:
   __device__ __forceinline__ explicit ExtendShare(const ExtendParams& p)
-      : p_(p), num_items_(p.plan[0] * p.kv.num_kv_heads) {}
+      : p_(p), num_items_(__shfl_sync(0xffffffffu, p.plan[0], 0)) {}
 
   // The next item into `tile`; false after the last.
   __device__ __forceinline__ bool next(ExtendTile& tile) {

@@ -1,4 +1,5 @@
-// The producers of the Hopper extend kernel: one warp copies queries and keys, one values, by TMA.
+// The producers of the Hopper extend kernel: one warp copies queries and keys,
+// one values, by TMA.
 #pragma once
 
 #include "attention/extend_sm90_layout.cuh"
@@ -6,9 +7,8 @@
 
 namespace srt::cuda {
 
-template <int kDimQk, int kDimV>
+template <typename Layout>
 struct ExtendProducer {
-  using Layout = ExtendSm90<kDimQk, kDimV>;
   static constexpr int kKeys = Layout::kKeys;
   static constexpr unsigned kFullWarp = 0xffffffffu;
 
@@ -18,7 +18,8 @@ struct ExtendProducer {
   const int log2_page = params.p.kv.log2_page_size;
   const int group = params.p.num_q_heads / params.p.kv.num_kv_heads;
 
-  // Each lane's page of key tile n; -1, which TMA fills with zeros, past the sequence's end.
+  // Each lane's page of key tile n; -1, which TMA fills with zeros, past the
+  // sequence's end.
   __device__ __forceinline__ int lane_page(const ExtendTile& tile, int n) const {
     const int page_idx = ((n * kKeys) >> log2_page) + lane;
     const bool valid = (lane << log2_page) < kKeys && (page_idx << log2_page) < tile.seq_len;
@@ -43,13 +44,14 @@ struct ExtendProducer {
     }
   }
 
-  __device__ __forceinline__ void copy_queries(const ExtendTile& tile) const {
+  __device__ __forceinline__ void copy_queries(const ExtendTile& tile, int stage) const {
     if (lane != 0) return;
     const int rows = group * extend_tile_tokens(group);
-    hopper::barrier_expect_bytes(smem.q_full(), Layout::kBlocksQk * 128 * rows);
+    const uint32_t full = smem.q_full(stage);
+    hopper::barrier_expect_bytes(full, Layout::kBlocksQk * 128 * rows);
 #pragma unroll
     for (int b = 0; b < Layout::kBlocksQk; ++b)
-      hopper::load_box(smem.q_tile() + b * Layout::kQBlockBytes, &params.q, smem.q_full(), b * 64,
+      hopper::load_box(smem.q_tile(stage) + b * Layout::kQBlockBytes, &params.q, full, b * 64,
                        tile.kv_head * group, tile.q_begin);
   }
 
@@ -57,14 +59,13 @@ struct ExtendProducer {
     ExtendShare share(params.p);
     ExtendTile tile;
     Ring<Layout::kStages> ring;
-    uint32_t q_parity = 0;
+    Ring<Layout::kQStages> q_ring;
     while (share.next(tile)) {
       const TileRange keys = Layout::key_tiles(params.p, tile);
-      if (keys.begin >= keys.end) continue;
       int page = lane_page(tile, keys.end - 1);
-      hopper::barrier_wait(smem.q_empty(), q_parity ^ 1);
-      q_parity ^= 1;
-      copy_queries(tile);
+      hopper::barrier_wait(smem.q_empty(q_ring.stage), q_ring.parity ^ 1);
+      copy_queries(tile, q_ring.stage);
+      q_ring.advance();
       for (int n = keys.end - 1; n >= keys.begin; --n) {
         const int next_page = n > keys.begin ? lane_page(tile, n - 1) : -1;
         hopper::barrier_wait(smem.k_empty(ring.stage), ring.parity ^ 1);
@@ -76,8 +77,8 @@ struct ExtendProducer {
     }
   }
 
-  // Zeroes the values past the sequence's end in its last page: their probabilities are zero, but
-  // zero times whatever stands there need not be.
+  // Zeroes the values past the sequence's end in its last page: their
+  // probabilities are zero, but zero times whatever stands there need not be.
   __device__ __forceinline__ void zero_tail(const ExtendTile& tile, int n, uint32_t v) const {
     const int begin = tile.seq_len - n * kKeys;
     for (int i = begin * 8 + lane; i < kKeys * 8; i += 32)
@@ -95,7 +96,7 @@ struct ExtendProducer {
     uint32_t tail_parity = 0;
     while (share.next(tile)) {
       const TileRange keys = Layout::key_tiles(params.p, tile);
-      int page = keys.begin < keys.end ? lane_page(tile, keys.end - 1) : -1;
+      int page = lane_page(tile, keys.end - 1);
       for (int n = keys.end - 1; n >= keys.begin; --n) {
         const int next_page = n > keys.begin ? lane_page(tile, n - 1) : -1;
         const uint32_t v = smem.v_tile(ring.stage);

@@ -1,4 +1,5 @@
-// A block's piece of an extend step: one query tile under one KV head, read from the plan.
+// A block's piece of an extend step: one query tile under one KV head, read
+// from the plan.
 #pragma once
 
 #include "attention/extend.h"
@@ -14,17 +15,18 @@ struct ExtendTile {
   const int32_t* pages;  // the sequence's row of the page table
 };
 
-// The idx-th (tile, KV head) of the plan: the heads of a tile are neighbours.
+// The idx-th item of the plan.
 __device__ __forceinline__ ExtendTile planned_tile(const ExtendParams& p, int idx) {
-  const int32_t* item = p.plan + kExtendPlanHeader + kExtendTileWords * (idx / p.kv.num_kv_heads);
-  const int4 words = *reinterpret_cast<const int4*>(item);
+  const int4 words =
+      *reinterpret_cast<const int4*>(p.plan + kExtendPlanHeader + kExtendItemWords * idx);
+  const auto packed = static_cast<uint32_t>(words.w);
   ExtendTile t;
   t.q_begin = words.x;
-  t.num_tokens = words.y;
-  t.position = words.z;
-  t.seq_len = words.w;
-  t.kv_head = idx % p.kv.num_kv_heads;
-  t.pages = p.page_table + item[4] * p.page_table_stride;
+  t.position = words.y;
+  t.seq_len = words.z;
+  t.num_tokens = static_cast<int>(packed >> 16 & 127u) + 1;
+  t.kv_head = static_cast<int>(packed >> 23);
+  t.pages = p.page_table + (packed & 0xffffu) * p.page_table_stride;
   return t;
 }
 

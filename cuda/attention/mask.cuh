@@ -50,12 +50,15 @@ __device__ __forceinline__ TileRange tile_range(const Scoring& scoring, int firs
 // column; the fragment layout is softmax.cuh's.
 template <int kCount>
 __device__ __forceinline__ void apply_mask(float (&s)[kCount], const KeyRange (&rows)[2], int key) {
+  const int end[2] = {rows[0].end - key, rows[1].end - key};
 #pragma unroll
-  for (int i = 0; i < kCount; ++i) {
-    const int k = key + 8 * (i / 4) + i % 2;
-    const KeyRange& row = rows[(i / 2) % 2];
-    if (k < row.begin || k >= row.end) s[i] = -INFINITY;
-  }
+  for (int i = 0; i < kCount; ++i)
+    if (8 * (i / 4) + i % 2 >= end[(i / 2) % 2]) s[i] = -INFINITY;
+  const int begin[2] = {rows[0].begin - key, rows[1].begin - key};
+  if (!__any_sync(0xffffffffu, max(begin[0], begin[1]) > 0)) return;  // no window reaches this tile
+#pragma unroll
+  for (int i = 0; i < kCount; ++i)
+    if (8 * (i / 4) + i % 2 < begin[(i / 2) % 2]) s[i] = -INFINITY;
 }
 
 }  // namespace srt::cuda

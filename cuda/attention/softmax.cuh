@@ -79,8 +79,8 @@ __device__ __forceinline__ void finish_softmax(const SoftmaxState& state, float 
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const float sum = quad_sum(state.sum[r]);
-    inverse[r] = sum > 0.0f ? 1.0f / sum : 0.0f;
-    lse[r] = sum > 0.0f ? state.max[r] * scale_log2 * kLn2 + logf(sum) : -INFINITY;
+    inverse[r] = sum > 0.0f ? __fdividef(1.0f, sum) : 0.0f;
+    lse[r] = sum > 0.0f ? state.max[r] * scale_log2 * kLn2 + __logf(sum) : -INFINITY;
   }
 }
 

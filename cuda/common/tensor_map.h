@@ -24,15 +24,17 @@ struct MatrixMap {
 
 [[nodiscard]] cudaError_t make_map(const MatrixMap& m, CUtensorMap* out);
 
-// The same for more dimensions, innermost first and dense; the innermost box is 64 elements.
+// The same for more dimensions, innermost first and dense. 16-bit elements come in boxes of 64
+// columns and swizzled, bytes in boxes of up to 256 columns as they are.
 struct TensorMap {
   static constexpr int kMaxDims = 5;
 
   const void* data;
-  Dtype dtype;  // kF16 or kBF16
+  Dtype dtype;    // kF16 or kBF16
+  bool is_bytes;  // instead of `dtype`
   int ndim;
   uint64_t dims[kMaxDims];
-  uint64_t strides[kMaxDims];  // elements, multiples of 8; [0] is 1
+  uint64_t strides[kMaxDims];  // elements, multiples of 16 bytes; [0] is 1
   uint32_t box[kMaxDims];
 };
 

@@ -304,7 +304,9 @@ def cpu_token_logprobs(logits: Tensor, tokens: Tensor, out: Tensor) -> None: ...
 
 # ---- CUDA extend attention (bind_cuda_extend.cc) ----
 
-def cuda_extend_plan_words(num_tokens: int, num_seqs: int, group: int) -> int: ...
+def cuda_extend_plan_words(
+    num_tokens: int, num_seqs: int, num_q_heads: int, num_kv_heads: int
+) -> int: ...
 def cuda_extend_plan(
     q_indptr: Tensor,
     seq_lens: Tensor,
@@ -313,7 +315,9 @@ def cuda_extend_plan(
     *,
     num_tokens: int,
     first_seq: int,
-    group: int,
+    num_q_heads: int,
+    num_kv_heads: int,
+    key_bytes: int,
     num_decode: Tensor | None = None,
     stream: int,
 ) -> None: ...

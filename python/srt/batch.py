@@ -49,8 +49,8 @@ class ForwardBatch:
         cuda/attention/plan.h. None: no decode kernel, decodes are extends of one token.
     decode_plans: where in the message's work section the plan of a kind of layer stands.
     attn_workspace: scratch for split-KV partial results (CUDA only).
-    extend_plans: tiles of the extend attention (CUDA), by query heads per KV head; the first layer
-        that needs one makes it.
+    extend_plans: the order of the extend attention's work (CUDA), by query heads, KV heads, bytes
+        of a key and its value, and first sequence; the first layer that needs one makes it.
     """
 
     num_tokens: int
@@ -70,7 +70,7 @@ class ForwardBatch:
     decode_work: Tensor | None = None
     decode_plans: Mapping[DecodeKind, int] = field(default_factory=dict)
     attn_workspace: Tensor | None = None
-    extend_plans: dict[int, Tensor] = field(default_factory=dict)
+    extend_plans: dict[tuple[int, int, int, int], Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,8 +109,8 @@ def make_problem(shape: Shape) -> Problem:
 
 def plan(problem: Problem, num_decode: Tensor | None = None) -> Tensor:
     num_tokens, num_seqs = len(problem.q), len(problem.rows)
-    group = problem.shape.heads[0] // problem.shape.heads[1]
-    words = native.cuda_extend_plan_words(num_tokens, num_seqs, group)
+    num_q_heads, num_kv_heads = problem.shape.heads
+    words = native.cuda_extend_plan_words(num_tokens, num_seqs, num_q_heads, num_kv_heads)
     out = torch.full((words,), -1, dtype=torch.int32, device="cuda")
     native.cuda_extend_plan(
         problem.q_indptr,
@@ -119,7 +119,9 @@ def plan(problem: Problem, num_decode: Tensor | None = None) -> Tensor:
         out,
         num_tokens=num_tokens,
         first_seq=problem.shape.first_seq,
-        group=group,
+        num_q_heads=num_q_heads,
+        num_kv_heads=num_kv_heads,
+        key_bytes=sum(x.shape[3] * x.element_size() for x in problem.pools),
         num_decode=num_decode,
         stream=torch.cuda.current_stream().cuda_stream,
     )

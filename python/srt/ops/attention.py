@@ -167,7 +167,7 @@ def extend(  # noqa: PLR0913
         v_cache,
         batch.page_table,
         batch.num_seqs,
-        _extend_plan(batch, q.shape[1] // k_cache.shape[1], first_seq),
+        _extend_plan(batch, q.shape[1], k_cache, v_cache, first_seq),
         out,
         scale=scale,
         softcap=softcap,
@@ -180,11 +180,18 @@ def extend(  # noqa: PLR0913
     )
 
 
-def _extend_plan(batch: ForwardBatch, group: int, first_seq: int) -> Tensor:
-    """The step's tiles: listed on the device by the first layer, read by all."""
-    plan = batch.extend_plans.get(group)
+def _extend_plan(
+    batch: ForwardBatch, num_q_heads: int, k_cache: Tensor, v_cache: Tensor, first_seq: int
+) -> Tensor:
+    """The step's work in its order: made on the device by the first layer, read by all alike."""
+    num_kv_heads = k_cache.shape[1]
+    key_bytes = (k_cache.shape[3] + v_cache.shape[3]) * k_cache.element_size()
+    kind = (num_q_heads, num_kv_heads, key_bytes, first_seq)
+    plan = batch.extend_plans.get(kind)
     if plan is None:
-        words = native.cuda_extend_plan_words(batch.num_tokens, batch.num_seqs, group)
+        words = native.cuda_extend_plan_words(
+            batch.num_tokens, batch.num_seqs, num_q_heads, num_kv_heads
+        )
         plan = torch.empty(words, dtype=torch.int32, device=batch.seq_lens.device)
         native.cuda_extend_plan(
             batch.q_indptr,
@@ -193,8 +200,10 @@ def _extend_plan(batch: ForwardBatch, group: int, first_seq: int) -> Tensor:
             plan,
             num_tokens=batch.num_tokens,
             first_seq=first_seq,
-            group=group,
+            num_q_heads=num_q_heads,
+            num_kv_heads=num_kv_heads,
+            key_bytes=key_bytes,
             stream=torch.cuda.current_stream(plan.device).cuda_stream,
         )
-        batch.extend_plans[group] = plan
+        batch.extend_plans[kind] = plan
     return plan
