@@ -54,7 +54,7 @@ def median_s(run: Callable[[], None], repeat: int = 3) -> float:
 
 
 def srt_rates(model: str, dtype: str) -> tuple[float, float]:
-    """Tokens per second of one stream's decode, and of all streams from first arrival to last end."""
+    """Tokens per second: one stream decoding; all streams, from first arrival to last end."""
     with Engine(model_path=model, device="cpu", dtype=dtype, disable_radix_cache=True) as engine:
 
         def run(ids: list[int], outputs: int) -> None:

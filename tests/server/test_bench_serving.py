@@ -11,6 +11,7 @@ import pytest
 
 from server.running import Running
 from srt.bench_serving import main
+from srt.benchmark.backends import BACKENDS
 from srt.benchmark.datasets import Request, random_requests
 from srt.benchmark.http_client import Exchange, HttpError
 from srt.benchmark.load import arrivals
@@ -95,6 +96,11 @@ def test_failures_are_counted_and_told(server: Running, tmp_path: Path, capsys: 
     assert "nonsense is not a known field" in capsys.readouterr().err
     assert main(argv) == 2
     assert "the warm-up request failed" in capsys.readouterr().err
+
+
+def test_a_server_without_a_tokenizer_tells_its_tokens() -> None:
+    event = {"token_ids": [5, 6], "meta_info": {"completion_tokens": 2}}
+    assert BACKENDS["srt"].news(event) == ("", 2)
 
 
 def test_the_client_tells_a_cut_answer() -> None:

@@ -68,7 +68,8 @@ def _native_body(request: Request, options: Options) -> dict[str, Any]:
 
 
 def _native_news(event: Any) -> tuple[str, int]:
-    return event["text"], event["meta_info"]["completion_tokens"]
+    # A server without a tokenizer answers token ids and no text.
+    return event.get("text", ""), event["meta_info"]["completion_tokens"]
 
 
 def _openai_body(request: Request, options: Options) -> dict[str, Any]:
