@@ -15,6 +15,7 @@
 #include "cpu/norm.h"
 #include "cpu/sample.h"
 #include "cpu/step.h"
+#include "cpu/threads.h"
 
 namespace srt::bind {
 namespace {
@@ -427,6 +428,7 @@ void token_logprobs(const TensorView& logits, const TensorView& tokens, const Te
 
 void bind_cpu(py::module_& m) {
   m.def("cpu_isa", [] { return cpu::isa_name(cpu::active_isa()); });
+  m.def("cpu_release_threads", &cpu::release_threads);
   m.def("cpu_rms_norm", &rms_norm, "x"_a, "weight"_a, "eps"_a, "weight_offset"_a, "residual"_a,
         "out"_a);
   m.def("cpu_layer_norm", &layer_norm, "x"_a, "weight"_a, "bias"_a, "eps"_a, "out"_a);

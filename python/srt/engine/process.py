@@ -23,6 +23,7 @@ import zmq
 
 from srt.channel import EngineFailed, EngineReady, encode
 from srt.config import Settings, settings_from_json, settings_json
+from srt.core import native
 from srt.engine.engine import Engine
 from srt.engine.links import FollowerLink, LeaderLink, Link
 from srt.engine.place import Place, device_index, first_place, follower_address, local_ranks
@@ -97,6 +98,10 @@ def serve(settings: Settings, place: Place, link: Link) -> None:
     tp.barrier()  # all can serve
     link.send(ready_record(rank))
     log_sizes(settings, rank)
+    if device.type == "cpu":
+        # Loading left this thread a pool of OpenMP threads. With more threads than cores libgomp
+        # stops spinning between loops, and the forward's own pool sleeps hundreds of times a step.
+        native.cpu_release_threads()
     gc.collect()
     gc.freeze()  # nothing made so far is garbage: later collections need not look at it
     while not engine.is_done:
