@@ -119,10 +119,9 @@ def main() -> None:
             for who, rates in (("srt", ours), ("transformers", theirs)):
                 label = f"{dtype} {name} {who}"
                 records.append(Record(label, case, rates[at], "tok/s", limit, True))
-    for record in records:
-        print(record.row())
-    if args.json:
-        write(records, args.json)
+                print(records[-1].row(), flush=True)
+        if args.json:
+            write(records, args.json)
 
 
 if __name__ == "__main__":
