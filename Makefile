@@ -63,7 +63,9 @@ format: $(VENV)/.installed
 	git ls-files '*CMakeLists.txt' '*.cmake' | xargs $(BIN)/gersemi --no-warn-about-unknown-commands --in-place
 
 bench: build $(MODEL)/config.json
-	$(BIN)/python -m bench --model $(MODEL)
+	$(BIN)/python -m bench scheduler
+	$(BIN)/python -m bench cpu_kernels
+	$(BIN)/python -m bench cpu_decode --model $(MODEL)
 
 clean:
 	rm -rf build $(VENV)

@@ -12,174 +12,110 @@ namespace srt::cuda::hopper {
 template <typename T, int kN>
 struct Wgmma;
 
-template <>
-struct Wgmma<__nv_bfloat16, 8> {
-  static __device__ __forceinline__ void run(float (&d)[4], uint64_t a, uint64_t b, int keep) {
-    asm volatile(
-        "{\n.reg .pred p;\nsetp.ne.b32 p, %6, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {"
-        "%0, %1, %2, %3"
-        "}, %4, %5, p, 1, 1, 0, 0;\n}\n"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "l"(a), "l"(b), "r"(keep));
-  }
-};
+#define SRT_WGMMA_ACC4(d, i) "+f"(d[i]), "+f"(d[(i) + 1]), "+f"(d[(i) + 2]), "+f"(d[(i) + 3])
 
-template <>
-struct Wgmma<__half, 8> {
-  static __device__ __forceinline__ void run(float (&d)[4], uint64_t a, uint64_t b, int keep) {
-    asm volatile(
-        "{\n.reg .pred p;\nsetp.ne.b32 p, %6, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n8k16.f32.f16.f16 {"
-        "%0, %1, %2, %3"
-        "}, %4, %5, p, 1, 1, 0, 0;\n}\n"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "l"(a), "l"(b), "r"(keep));
-  }
-};
+#define SRT_WGMMA_8(T, NAME)                                                                      \
+  template <>                                                                                     \
+  struct Wgmma<T, 8> {                                                                            \
+    static __device__ __forceinline__ void run(float (&d)[4], uint64_t a, uint64_t b, int keep) { \
+      asm volatile(                                                                               \
+          "{\n.reg .pred p;\nsetp.ne.b32 p, %6, 0;\n"                                             \
+          "wgmma.mma_async.sync.aligned.m64n8k16.f32." NAME "." NAME                              \
+          " {"                                                                                    \
+          "%0, %1, %2, %3"                                                                        \
+          "}, %4, %5, p, 1, 1, 0, 0;\n}\n"                                                        \
+          : SRT_WGMMA_ACC4(d, 0)                                                                  \
+          : "l"(a), "l"(b), "r"(keep));                                                           \
+    }                                                                                             \
+  };
+SRT_WGMMA_8(__nv_bfloat16, "bf16")
+SRT_WGMMA_8(__half, "f16")
+#undef SRT_WGMMA_8
 
-template <>
-struct Wgmma<__nv_bfloat16, 16> {
-  static __device__ __forceinline__ void run(float (&d)[8], uint64_t a, uint64_t b, int keep) {
-    asm volatile(
-        "{\n.reg .pred p;\nsetp.ne.b32 p, %10, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7"
-        "}, %8, %9, p, 1, 1, 0, 0;\n}\n"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]),
-          "+f"(d[7])
-        : "l"(a), "l"(b), "r"(keep));
-  }
-};
+#define SRT_WGMMA_16(T, NAME)                                                                     \
+  template <>                                                                                     \
+  struct Wgmma<T, 16> {                                                                           \
+    static __device__ __forceinline__ void run(float (&d)[8], uint64_t a, uint64_t b, int keep) { \
+      asm volatile(                                                                               \
+          "{\n.reg .pred p;\nsetp.ne.b32 p, %10, 0;\n"                                            \
+          "wgmma.mma_async.sync.aligned.m64n16k16.f32." NAME "." NAME                             \
+          " {"                                                                                    \
+          "%0, %1, %2, %3, %4, %5, %6, %7"                                                        \
+          "}, %8, %9, p, 1, 1, 0, 0;\n}\n"                                                        \
+          : SRT_WGMMA_ACC4(d, 0), SRT_WGMMA_ACC4(d, 4)                                            \
+          : "l"(a), "l"(b), "r"(keep));                                                           \
+    }                                                                                             \
+  };
+SRT_WGMMA_16(__nv_bfloat16, "bf16")
+SRT_WGMMA_16(__half, "f16")
+#undef SRT_WGMMA_16
 
-template <>
-struct Wgmma<__half, 16> {
-  static __device__ __forceinline__ void run(float (&d)[8], uint64_t a, uint64_t b, int keep) {
-    asm volatile(
-        "{\n.reg .pred p;\nsetp.ne.b32 p, %10, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n16k16.f32.f16.f16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7"
-        "}, %8, %9, p, 1, 1, 0, 0;\n}\n"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]),
-          "+f"(d[7])
-        : "l"(a), "l"(b), "r"(keep));
-  }
-};
+#define SRT_WGMMA_32(T, NAME)                                                                      \
+  template <>                                                                                      \
+  struct Wgmma<T, 32> {                                                                            \
+    static __device__ __forceinline__ void run(float (&d)[16], uint64_t a, uint64_t b, int keep) { \
+      asm volatile(                                                                                \
+          "{\n.reg .pred p;\nsetp.ne.b32 p, %18, 0;\n"                                             \
+          "wgmma.mma_async.sync.aligned.m64n32k16.f32." NAME "." NAME                              \
+          " {"                                                                                     \
+          "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"                   \
+          "}, %16, %17, p, 1, 1, 0, 0;\n}\n"                                                       \
+          : SRT_WGMMA_ACC4(d, 0), SRT_WGMMA_ACC4(d, 4), SRT_WGMMA_ACC4(d, 8),                      \
+            SRT_WGMMA_ACC4(d, 12)                                                                  \
+          : "l"(a), "l"(b), "r"(keep));                                                            \
+    }                                                                                              \
+  };
+SRT_WGMMA_32(__nv_bfloat16, "bf16")
+SRT_WGMMA_32(__half, "f16")
+#undef SRT_WGMMA_32
 
-template <>
-struct Wgmma<__nv_bfloat16, 32> {
-  static __device__ __forceinline__ void run(float (&d)[16], uint64_t a, uint64_t b, int keep) {
-    asm volatile(
-        "{\n.reg .pred p;\nsetp.ne.b32 p, %18, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
-        "}, %16, %17, p, 1, 1, 0, 0;\n}\n"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]),
-          "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]),
-          "+f"(d[14]), "+f"(d[15])
-        : "l"(a), "l"(b), "r"(keep));
-  }
-};
+#define SRT_WGMMA_64(T, NAME)                                                                      \
+  template <>                                                                                      \
+  struct Wgmma<T, 64> {                                                                            \
+    static __device__ __forceinline__ void run(float (&d)[32], uint64_t a, uint64_t b, int keep) { \
+      asm volatile(                                                                                \
+          "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"                                             \
+          "wgmma.mma_async.sync.aligned.m64n64k16.f32." NAME "." NAME                              \
+          " {"                                                                                     \
+          "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, "       \
+          "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"                   \
+          "}, %32, %33, p, 1, 1, 0, 0;\n}\n"                                                       \
+          : SRT_WGMMA_ACC4(d, 0), SRT_WGMMA_ACC4(d, 4), SRT_WGMMA_ACC4(d, 8),                      \
+            SRT_WGMMA_ACC4(d, 12), SRT_WGMMA_ACC4(d, 16), SRT_WGMMA_ACC4(d, 20),                   \
+            SRT_WGMMA_ACC4(d, 24), SRT_WGMMA_ACC4(d, 28)                                           \
+          : "l"(a), "l"(b), "r"(keep));                                                            \
+    }                                                                                              \
+  };
+SRT_WGMMA_64(__nv_bfloat16, "bf16")
+SRT_WGMMA_64(__half, "f16")
+#undef SRT_WGMMA_64
 
-template <>
-struct Wgmma<__half, 32> {
-  static __device__ __forceinline__ void run(float (&d)[16], uint64_t a, uint64_t b, int keep) {
-    asm volatile(
-        "{\n.reg .pred p;\nsetp.ne.b32 p, %18, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n32k16.f32.f16.f16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
-        "}, %16, %17, p, 1, 1, 0, 0;\n}\n"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]),
-          "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]),
-          "+f"(d[14]), "+f"(d[15])
-        : "l"(a), "l"(b), "r"(keep));
-  }
-};
+#define SRT_WGMMA_128(T, NAME)                                                                     \
+  template <>                                                                                      \
+  struct Wgmma<T, 128> {                                                                           \
+    static __device__ __forceinline__ void run(float (&d)[64], uint64_t a, uint64_t b, int keep) { \
+      asm volatile(                                                                                \
+          "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"                                             \
+          "wgmma.mma_async.sync.aligned.m64n128k16.f32." NAME "." NAME                             \
+          " {"                                                                                     \
+          "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, "       \
+          "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, "       \
+          "%34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, "       \
+          "%50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"                   \
+          "}, %64, %65, p, 1, 1, 0, 0;\n}\n"                                                       \
+          : SRT_WGMMA_ACC4(d, 0), SRT_WGMMA_ACC4(d, 4), SRT_WGMMA_ACC4(d, 8),                      \
+            SRT_WGMMA_ACC4(d, 12), SRT_WGMMA_ACC4(d, 16), SRT_WGMMA_ACC4(d, 20),                   \
+            SRT_WGMMA_ACC4(d, 24), SRT_WGMMA_ACC4(d, 28), SRT_WGMMA_ACC4(d, 32),                   \
+            SRT_WGMMA_ACC4(d, 36), SRT_WGMMA_ACC4(d, 40), SRT_WGMMA_ACC4(d, 44),                   \
+            SRT_WGMMA_ACC4(d, 48), SRT_WGMMA_ACC4(d, 52), SRT_WGMMA_ACC4(d, 56),                   \
+            SRT_WGMMA_ACC4(d, 60)                                                                  \
+          : "l"(a), "l"(b), "r"(keep));                                                            \
+    }                                                                                              \
+  };
+SRT_WGMMA_128(__nv_bfloat16, "bf16")
+SRT_WGMMA_128(__half, "f16")
+#undef SRT_WGMMA_128
 
-template <>
-struct Wgmma<__nv_bfloat16, 64> {
-  static __device__ __forceinline__ void run(float (&d)[32], uint64_t a, uint64_t b, int keep) {
-    asm volatile(
-        "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, "
-        "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-        "}, %32, %33, p, 1, 1, 0, 0;\n}\n"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]),
-          "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]),
-          "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]),
-          "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]),
-          "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
-        : "l"(a), "l"(b), "r"(keep));
-  }
-};
-
-template <>
-struct Wgmma<__half, 64> {
-  static __device__ __forceinline__ void run(float (&d)[32], uint64_t a, uint64_t b, int keep) {
-    asm volatile(
-        "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, "
-        "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-        "}, %32, %33, p, 1, 1, 0, 0;\n}\n"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]),
-          "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]),
-          "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]),
-          "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]),
-          "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
-        : "l"(a), "l"(b), "r"(keep));
-  }
-};
-
-template <>
-struct Wgmma<__nv_bfloat16, 128> {
-  static __device__ __forceinline__ void run(float (&d)[64], uint64_t a, uint64_t b, int keep) {
-    asm volatile(
-        "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, "
-        "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, "
-        "%36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, "
-        "%53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-        "}, %64, %65, p, 1, 1, 0, 0;\n}\n"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]),
-          "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]),
-          "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]),
-          "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]),
-          "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]), "+f"(d[32]), "+f"(d[33]), "+f"(d[34]),
-          "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]), "+f"(d[41]),
-          "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), "+f"(d[48]),
-          "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]),
-          "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]),
-          "+f"(d[63])
-        : "l"(a), "l"(b), "r"(keep));
-  }
-};
-
-template <>
-struct Wgmma<__half, 128> {
-  static __device__ __forceinline__ void run(float (&d)[64], uint64_t a, uint64_t b, int keep) {
-    asm volatile(
-        "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, "
-        "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, "
-        "%36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, "
-        "%53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-        "}, %64, %65, p, 1, 1, 0, 0;\n}\n"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]),
-          "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]),
-          "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]),
-          "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]),
-          "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]), "+f"(d[32]), "+f"(d[33]), "+f"(d[34]),
-          "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]), "+f"(d[41]),
-          "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), "+f"(d[48]),
-          "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]),
-          "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]),
-          "+f"(d[63])
-        : "l"(a), "l"(b), "r"(keep));
-  }
-};
+#undef SRT_WGMMA_ACC4
 
 }  // namespace srt::cuda::hopper

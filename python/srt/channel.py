@@ -6,6 +6,9 @@ One ZeroMQ message is one record. The server binds, the engine (rank 0 of each c
 
 from __future__ import annotations
 
+import os
+import sys
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -172,6 +175,15 @@ class EngineEnd:
     def close(self) -> None:
         """Send what is queued (for at most a second) and close."""
         self._context.destroy(linger=1000)
+
+
+def engine_command(dp_rank: int, endpoint: str) -> tuple[list[str], dict[str, str]]:
+    """Command and environment of one copy's engine process, which reads settings from stdin."""
+    package_root = str(Path(__file__).resolve().parents[1])
+    search = os.pathsep.join(p for p in (package_root, os.environ.get("PYTHONPATH")) if p)
+    module = [sys.executable, "-m", "srt.engine.process"]
+    arguments = ["--dp-rank", str(dp_rank), "--endpoint", endpoint]
+    return module + arguments, {**os.environ, "PYTHONPATH": search}
 
 
 class ServerEnd:

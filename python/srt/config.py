@@ -171,7 +171,6 @@ class Settings:
     disable_overlap_schedule: bool = _run("wait for each step before planning the next", False)
     disable_cuda_graph: bool = _run("launch every kernel from the host", False)
     cuda_graph_max_bs: int | None = _run("largest decode batch that is a CUDA graph", None, low=1)
-    disable_custom_all_reduce: bool = _run("use NCCL for all sums over ranks", False)
     watchdog_timeout: float = _run(
         "seconds without a step after which the engine counts as hung", 300.0, low=1
     )

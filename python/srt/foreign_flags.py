@@ -42,6 +42,7 @@ REFUSED_FLAGS: Mapping[str, str] = {
 
 # Flags whose wish always holds here: accepted, and said so at the start.
 ALWAYS_SO: Mapping[str, str] = {
+    "--disable-custom-all-reduce": "NCCL does all sums over ranks",
     "--disable-flashinfer": "FlashInfer is never used",
     "--disable-flashinfer-sampling": "FlashInfer is never used",
     "--disable-nan-detection": "logits are not searched for NaN",

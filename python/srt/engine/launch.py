@@ -6,9 +6,8 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
-from pathlib import Path
 
+from srt.channel import engine_command
 from srt.config import Settings, settings_json
 
 
@@ -16,17 +15,9 @@ class EngineProcess:
     """One copy's process. `sentinel` is a pidfd: readable once the process has ended."""
 
     def __init__(self, settings: Settings, dp_rank: int, endpoint: str) -> None:
-        package_root = str(Path(__file__).resolve().parents[2])
-        search = os.pathsep.join(p for p in (package_root, os.environ.get("PYTHONPATH")) if p)
+        command, env = engine_command(dp_rank, endpoint)
         self.dp_rank = dp_rank
-        self._process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "srt.engine.process"),
-                *("--dp-rank", str(dp_rank), "--endpoint", endpoint),
-            ],
-            stdin=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": search},
-        )
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, env=env)
         self.sentinel = os.pidfd_open(self._process.pid)
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died at once: the sentinel says so

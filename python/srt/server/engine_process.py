@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import sys
 from asyncio.subprocess import PIPE, Process
-from pathlib import Path
 
+from srt.channel import engine_command
 from srt.config import Settings, settings_json
 
 _GRACE_S = 5.0
@@ -43,14 +41,9 @@ class ChildProcess:
 
 async def start_engine(settings: Settings, dp_rank: int, endpoint: str) -> ChildProcess:
     """Start the engine of one copy, in its own session: Ctrl-C is for the server alone."""
-    package_root = str(Path(__file__).resolve().parents[2])
-    search = os.pathsep.join(p for p in (package_root, os.environ.get("PYTHONPATH")) if p)
+    command, env = engine_command(dp_rank, endpoint)
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "srt.engine.process", "--dp-rank", str(dp_rank), "--endpoint", endpoint),
-        stdin=PIPE,
-        env={**os.environ, "PYTHONPATH": search},
-        start_new_session=True,
+        *command, stdin=PIPE, env=env, start_new_session=True
     )
     assert process.stdin is not None
     process.stdin.write(settings_json(settings).encode() + b"\n")

@@ -1,1 +1,0 @@
-// keeps an empty library buildable; goes when the first source arrives
