@@ -47,7 +47,8 @@ ctest: $(VENV)/.installed
 pytest: build $(MODEL)/config.json
 	SRT_TEST_MODEL=$(abspath $(MODEL)) $(BIN)/pytest -q
 
-lint: $(VENV)/.installed
+# mypy reads the types of the packages that the build installs.
+lint: build
 	$(BIN)/ruff check python tests bench
 	$(BIN)/ruff format --check python tests bench
 	$(BIN)/mypy
