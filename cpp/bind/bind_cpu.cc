@@ -6,9 +6,11 @@
 #include <string>
 
 #include "bind/bind.h"
+#include "bind/cpu_tape.h"
 #include "bind/dlpack.h"
 #include "cpu/activation.h"
 #include "cpu/attention.h"
+#include "cpu/embedding.h"
 #include "cpu/isa.h"
 #include "cpu/kv_store.h"
 #include "cpu/linear.h"
@@ -26,10 +28,21 @@ using namespace pybind11::literals;
 constexpr int64_t kReleaseElements = 1 << 14;
 
 template <typename F>
-void run(int64_t elements, F&& work) {
+void run_once(int64_t elements, const F& work) {
   if (elements < kReleaseElements) return work();
   const py::gil_scoped_release released;
   work();
+}
+
+// The same for work that a tape may take: it holds its parameters by value.
+template <typename F>
+void run(int64_t elements, const F& work) {
+  if (CpuTape* tape = CpuTape::recording()) tape->add(work);
+  run_once(elements, work);
+}
+
+void expect_not_recording() {
+  expect(CpuTape::recording() == nullptr, "what reads the step message cannot be on a tape");
 }
 
 bool is_model_float(DType t) { return t == DType::kF32 || t == DType::kBF16 || t == DType::kF16; }
@@ -100,7 +113,7 @@ void rms_norm(const TensorView& x, const TensorView& weight, float eps, float we
                              .size = size,
                              .eps = eps,
                              .weight_offset = weight_offset};
-  run(x.numel(), [&] { cpu::rms_norm(p); });
+  run(x.numel(), [p] { cpu::rms_norm(p); });
 }
 
 // x, out: [rows, size], out contiguous. weight, bias: [size].
@@ -119,7 +132,7 @@ void layer_norm(const TensorView& x, const TensorView& weight,
                                .size = x.dim(1),
                                .x_stride = x.step(0),
                                .eps = eps};
-  run(x.numel(), [&] { cpu::layer_norm(p); });
+  run(x.numel(), [p] { cpu::layer_norm(p); });
 }
 
 // x: [rows, 2 * size]. out: [rows, size] contiguous. act: silu, gelu or gelu_tanh.
@@ -139,7 +152,7 @@ void gated(const TensorView& x, const std::string& act, const TensorView& out) {
                            .size = x.dim(1) / 2,
                            .x_stride = x.step(0),
                            .gate = gate};
-  run(x.numel() * 4, [&] { cpu::gated(p); });
+  run(x.numel() * 4, [p] { cpu::gated(p); });
 }
 
 cpu::KvFormat kv_format(const TensorView& cache, DType dtype, const std::string& format) {
@@ -224,7 +237,7 @@ void add_store(const TensorView& v, const TensorView& slots, const Cache& cache,
 }
 
 void run_kv_store(const cpu::KvStoreParams& p) {
-  run(p.tokens * (p.q_heads + 2 * p.kv_heads) * p.head_dim, [&] { cpu::kv_store(p); });
+  run(p.tokens * (p.q_heads + 2 * p.kv_heads) * p.head_dim, [p] { cpu::kv_store(p); });
 }
 
 // q: [T, Hq, D], k: [T, Hk, D], rotated in place. positions: int32 [T]. cos_sin: f32 [P,
@@ -300,7 +313,7 @@ void paged_attention(const TensorView& q, const TensorView& k_cache, const Tenso
                                .window_left = window_left,
                                .causal = causal};
   expect(p.q_indptr[num_seqs] <= q.dim(0), "q_indptr must end at or before the last token");
-  run(kReleaseElements, [&] { cpu::attention(p); });
+  run(kReleaseElements, [p] { cpu::attention(p); });
 }
 
 // x: [rows, in]. weight: [out, in]. bias: [out]. y: [rows, out] contiguous.
@@ -324,13 +337,31 @@ void linear(const TensorView& x, const TensorView& weight, const std::optional<T
                             .w_stride = weight.step(0),
                             .x32 = nullptr,
                             .x32_stride = 0};
-  run(p.rows * p.in * p.out, [&] { cpu::linear(p); });
+  run(p.rows * p.in * p.out, [p] { cpu::linear(p); });
+}
+
+// ids: int32 [T]. weight: [V, H]. out: [T, H] contiguous.
+void embedding(const TensorView& ids, const TensorView& weight, const TensorView& out) {
+  expect_rows(weight, 2, "weight");
+  const int64_t rows = ids.numel();
+  expect_like(out, weight.dtype, rows * weight.dim(1), "out");
+  const auto row_bytes = static_cast<size_t>(weight.dim(1)) * dtype_bytes(weight.dtype);
+  const cpu::EmbeddingParams p{
+      .ids = int32s(ids, 0, "ids"),
+      .rows = rows,
+      .weight = weight.ptr<char>(),
+      .vocab = weight.dim(0),
+      .row_bytes = row_bytes,
+      .stride_bytes = static_cast<size_t>(weight.step(0)) * dtype_bytes(weight.dtype),
+      .out = out.ptr<char>()};
+  run(rows * weight.dim(1), [p] { cpu::embedding(p); });
 }
 
 // Every tensor int32 contiguous; shapes as in docs/contracts.md section 3.
 void prepare_step(const TensorView& message, const TensorView& page_table,
                   const TensorView& last_tokens, const TensorView& slot_tokens,
                   const py::tuple& buffers, int64_t padded_seqs, int64_t padded_tokens) {
+  expect_not_recording();
   expect(buffers.size() == 12, "buffers must be the twelve tensors of StepBuffers");
   const auto view = [&buffers](size_t i) { return buffers[i].cast<TensorView>(); };
   expect(page_table.ndim == 2, "page_table must be int32 [rows, max_pages]");
@@ -364,7 +395,7 @@ void prepare_step(const TensorView& message, const TensorView& page_table,
       .padded_seqs = padded_seqs,
       .padded_tokens = padded_tokens,
   };
-  run(padded_tokens * 16, [&] { cpu::prepare_step(p); });
+  run_once(padded_tokens * 16, [&] { cpu::prepare_step(p); });
 }
 
 // logits: [S, V]. sampling: int32 [>= S, 16]. tokens: int32 [S], written; last_tokens at
@@ -374,6 +405,7 @@ void sample(const TensorView& logits, const TensorView& message, const TensorVie
             const TensorView& prompt_lens, const TensorView& page_table,
             const TensorView& slot_tokens, const TensorView& last_tokens, int64_t page_size,
             const std::optional<TensorView>& bitmask, const TensorView& tokens) {
+  expect_not_recording();
   expect_rows(logits, 2, "logits");
   expect(logits.dim(1) > 0, "logits must have at least one column");
   expect(page_table.ndim == 2, "page_table must be int32 [rows, max_pages]");
@@ -403,11 +435,12 @@ void sample(const TensorView& logits, const TensorView& message, const TensorVie
       .last_tokens = int32s_out(last_tokens, page_table.dim(0), "last_tokens"),
       .tokens = int32s_out(tokens, num_rows, "tokens"),
   };
-  run(logits.numel(), [&] { cpu::sample(p); });
+  run_once(logits.numel(), [&] { cpu::sample(p); });
 }
 
 // logits: [S, V]. tokens: int32 [S]. out: f32 [S].
 void token_logprobs(const TensorView& logits, const TensorView& tokens, const TensorView& out) {
+  expect_not_recording();
   expect_rows(logits, 2, "logits");
   const int32_t* ids = int32s(tokens, logits.dim(0), "tokens");
   for (int64_t i = 0; i < logits.dim(0); ++i) {
@@ -421,12 +454,18 @@ void token_logprobs(const TensorView& logits, const TensorView& tokens, const Te
                              .logits_stride = logits.step(0),
                              .tokens = ids,
                              .logprobs = out.ptr<float>()};
-  run(logits.numel(), [&] { cpu::token_logprobs(p); });
+  run_once(logits.numel(), [&] { cpu::token_logprobs(p); });
 }
 
 }  // namespace
 
 void bind_cpu(py::module_& m) {
+  py::class_<CpuTape>(m, "CpuTape")
+      .def(py::init<>())
+      .def("begin", &CpuTape::begin)
+      .def("end", &CpuTape::end)
+      .def("replay", &CpuTape::replay, py::call_guard<py::gil_scoped_release>())
+      .def("__len__", &CpuTape::size);
   m.def("cpu_isa", [] { return cpu::isa_name(cpu::active_isa()); });
   m.def("cpu_release_threads", &cpu::release_threads);
   m.def("cpu_rms_norm", &rms_norm, "x"_a, "weight"_a, "eps"_a, "weight_offset"_a, "residual"_a,
@@ -443,6 +482,7 @@ void bind_cpu(py::module_& m) {
         "q_indptr"_a, "seq_lens"_a, "page_table"_a, "scale"_a, "window_left"_a, "softcap"_a,
         "causal"_a, "kv_format"_a, "k_scale"_a, "v_scale"_a, "out"_a);
   m.def("cpu_linear", &linear, "x"_a, "weight"_a, "bias"_a, "y"_a);
+  m.def("cpu_embedding", &embedding, "ids"_a, "weight"_a, "out"_a);
   m.def("cpu_prepare_step", &prepare_step, "message"_a, "page_table"_a, "last_tokens"_a,
         "slot_tokens"_a, "buffers"_a, "padded_seqs"_a, "padded_tokens"_a);
   m.def("cpu_sample", &sample, "logits"_a, "message"_a, "sampling"_a, "sample_rows"_a, "rows"_a,

@@ -1,10 +1,18 @@
 #include "cpu/linear.h"
 
+#include <algorithm>
+
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
 #include "cpu/scratch.h"
 
 namespace srt::cpu {
+namespace {
+
+constexpr int64_t kGrainRows = 24;  // of the weight: a panel of linear_kernel.h
+constexpr int64_t kGrainBytes = 1 << 17;
+
+}  // namespace
 
 void linear(LinearParams p) {
   if (p.rows == 0 || p.out == 0) return;
@@ -18,7 +26,10 @@ void linear(LinearParams p) {
     p.x32 = x32;
     p.x32_stride = p.in;
   }
-  parallel_ranges(p.out, p.rows * p.in * p.out, [&](int64_t b, int64_t e) { k.linear(p, b, e); });
+  const auto row_bytes = p.in * static_cast<int64_t>(dtype_bytes(p.dtype));
+  const int64_t grain = std::max<int64_t>(1, kGrainBytes / (row_bytes * kGrainRows)) * kGrainRows;
+  parallel_grains(p.out, grain, p.rows * p.in * p.out,
+                  [&](int64_t b, int64_t e) { k.linear(p, b, e); });
 }
 
 }  // namespace srt::cpu

@@ -39,4 +39,12 @@ void parallel_items(int64_t n, int64_t elements, const F& body) {
   for (int64_t i = 0; i < n; ++i) body(i);
 }
 
+// Like parallel_ranges, but ranges of `grain` are handed out as threads come free: a thread that
+// the system takes away for a moment then holds nobody up.
+template <typename F>
+void parallel_grains(int64_t n, int64_t grain, int64_t elements, const F& body) {
+  parallel_items((n + grain - 1) / grain, elements,
+                 [&](int64_t i) { body(i * grain, std::min(n, (i + 1) * grain)); });
+}
+
 }  // namespace srt::cpu

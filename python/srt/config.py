@@ -169,7 +169,9 @@ class Settings:
         choices=("auto", "cuda", "cpu"),
     )
     disable_overlap_schedule: bool = _run("wait for each step before planning the next", False)
-    disable_cuda_graph: bool = _run("launch every kernel from the host", False)
+    disable_cuda_graph: bool = _run(
+        "launch every kernel from the host; on the CPU: no recorded steps", False
+    )
     cuda_graph_max_bs: int | None = _run("largest decode batch that is a CUDA graph", None, low=1)
     watchdog_timeout: float = _run(
         "seconds without a step after which the engine counts as hung", 300.0, low=1

@@ -13,6 +13,7 @@ import torch
 
 from srt.config import Settings
 from srt.core import native
+from srt.engine.cpu_tape import DecodeTapes
 from srt.engine.decode_plan import DecodePlanner, decode_kinds
 from srt.engine.graph import graph_sizes
 from srt.engine.memory import (
@@ -124,6 +125,8 @@ def start_rank(
     scheduler_sizes = scheduler_config(settings, limits, num_pages)
     scheduler = native.Scheduler(scheduler_sizes)
     worker = Worker(model, state, limits, native.message_words(scheduler_sizes), planner)
+    if device.type == "cpu" and tp.size == 1 and not settings.disable_cuda_graph:
+        worker.tapes = DecodeTapes()
     if sizes:
         with report.phase(f"capture {len(sizes)} CUDA graphs, batch 1 to {sizes[-1]}"):
             worker.capture(sizes)

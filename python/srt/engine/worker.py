@@ -15,6 +15,7 @@ from torch import Tensor
 
 from srt import ops
 from srt.batch import ForwardBatch, KvPool, StepBuffers
+from srt.engine.cpu_tape import DecodeTapes
 from srt.engine.decode_plan import DecodePlanner
 from srt.engine.graph import DecodeGraphs, StepOutput
 from srt.engine.logprobs import StepLogprobs, compute_logprobs
@@ -115,6 +116,7 @@ class Worker:
         ]
         self._turn = 0
         self.graphs: DecodeGraphs | None = None
+        self.tapes: DecodeTapes | None = None
         # A replayed graph reads the message at a fixed address; the CPU reads the host's arena.
         self._message = (
             self._messages[0]
@@ -209,6 +211,8 @@ class Worker:
     def _run_eager(self, shape: StepShape) -> tuple[StepOutput, StepLogprobs | None]:
         buffers = self.state.buffers
         self._prepare(shape.num_seqs, shape.num_tokens)
+        if self.tapes is not None and shape.is_decode:
+            return self._run_taped(self.tapes, shape)
         hidden = self.model(self._batch(shape))
         logits = tokens = None
         if shape.num_samples:
@@ -220,6 +224,20 @@ class Worker:
         logprobs = None
         if shape.flags & msg.FLAG_LOGPROBS or shape.num_logits > shape.num_samples:
             logprobs = compute_logprobs(self.model, shape, buffers, logits, tokens, hidden)
+        return StepOutput(tokens, logits), logprobs
+
+    def _run_taped(
+        self, tapes: DecodeTapes, shape: StepShape
+    ) -> tuple[StepOutput, StepLogprobs | None]:
+        def forward() -> Tensor:
+            return self.model.compute_logits(self.model(self._batch(shape)))
+
+        logits = tapes.logits(shape.num_seqs, forward)
+        tokens = self._sample(logits, shape.flags)
+        if not shape.flags & msg.FLAG_LOGPROBS:
+            return StepOutput(tokens, logits), None
+        buffers = self.state.buffers
+        logprobs = compute_logprobs(self.model, shape, buffers, logits, tokens, None)
         return StepOutput(tokens, logits), logprobs
 
     def run_decode(self, size: int) -> StepOutput:
