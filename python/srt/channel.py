@@ -6,16 +6,19 @@ One ZeroMQ message is one record. The server binds, the engine (rank 0 of each c
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 import zmq
-import zmq.asyncio
 
 from srt.types import SamplingParams
+
+WORKER_SHIFT = 40  # an id's bits above these name the HTTP worker that gave it
+RECORDS_AT_ONCE = 16  # that the server takes before it writes and looks at its clients again
 
 
 class GenerateRequest(
@@ -145,17 +148,68 @@ def decode_from_engine(data: bytes) -> FromEngine:
 
 
 S = TypeVar("S", bound=zmq.Socket[Any])
+V = TypeVar("V")
+
+
+def worker_endpoint(endpoint: str, worker: int) -> str:
+    """Where one HTTP worker meets an engine; the first one's is the engine's own endpoint."""
+    return endpoint if worker == 0 else f"{endpoint}.w{worker}"
+
+
+def first_id(worker: int) -> int:
+    """Where a worker's sequence and call ids begin: an id tells whose it is."""
+    return (worker << WORKER_SHIFT) + 1
+
+
+def split_by_worker(record: FromEngine, num_workers: int) -> list[tuple[int, FromEngine]]:
+    """What each HTTP worker is sent: its own sequences and calls, and what concerns all."""
+    if isinstance(record, CallResult):
+        return [(record.call_id >> WORKER_SHIFT, record)]
+    if not isinstance(record, StepEvents):
+        return [(worker, record) for worker in range(num_workers)]
+    rows: dict[int, tuple[list[int], list[int], list[int]]] = {}
+    for seq_id, token, finish in zip(record.seq_ids, record.tokens, record.finish, strict=True):
+        mine = rows.get(seq_id >> WORKER_SHIFT)
+        if mine is None:
+            mine = rows[seq_id >> WORKER_SHIFT] = ([], [], [])
+        mine[0].append(seq_id)
+        mine[1].append(token)
+        mine[2].append(finish)
+    return [
+        (
+            worker,
+            StepEvents(
+                seq_ids=mine[0],
+                tokens=mine[1],
+                finish=mine[2],
+                cached_tokens=_of_worker(record.cached_tokens, worker),
+                logprobs=_of_worker(record.logprobs, worker),
+                errors=_of_worker(record.errors, worker),
+            ),
+        )
+        for worker, mine in rows.items()
+    ]
+
+
+def _of_worker(entries: dict[int, V], worker: int) -> dict[int, V]:
+    if not entries:
+        return entries
+    return {i: entry for i, entry in entries.items() if i >> WORKER_SHIFT == worker}
 
 
 class EngineEnd:
-    """The engine's end of one channel; blocking, for one thread."""
+    """The engine's end of one channel; blocking, for one thread.
 
-    def __init__(self, endpoint: str) -> None:
+    num_workers: HTTP workers that send to this engine; each hears of its own sequences.
+    """
+
+    def __init__(self, endpoint: str, num_workers: int = 1) -> None:
         self._context = zmq.Context()
         self._in = _open(self._context.socket(zmq.PULL))
-        self._out = _open(self._context.socket(zmq.PUSH))
-        self._in.connect(f"{endpoint}.in")
-        self._out.connect(f"{endpoint}.out")
+        self._outs = [_open(self._context.socket(zmq.PUSH)) for _ in range(num_workers)]
+        for worker, out in enumerate(self._outs):
+            self._in.connect(f"{worker_endpoint(endpoint, worker)}.in")
+            out.connect(f"{worker_endpoint(endpoint, worker)}.out")
 
     def receive(self, wait_ms: int = 0) -> list[bytes]:
         """All records that lie ready, encoded; waits up to `wait_ms` (-1: for ever) for one."""
@@ -170,7 +224,11 @@ class EngineEnd:
 
     def send(self, record: FromEngine) -> None:
         """Queue one record for the server."""
-        self._out.send(encode(record))
+        if len(self._outs) == 1:
+            self._outs[0].send(encode(record))
+            return
+        for worker, part in split_by_worker(record, len(self._outs)):
+            self._outs[worker].send(encode(part))
 
     def close(self) -> None:
         """Send what is queued (for at most a second) and close."""
@@ -186,15 +244,33 @@ def engine_command(dp_rank: int, endpoint: str) -> tuple[list[str], dict[str, st
     return module + arguments, {**os.environ, "PYTHONPATH": search}
 
 
+class Listener(Protocol):
+    """Who hears what an engine says; called on the event loop."""
+
+    def take(self, record: FromEngine) -> None:
+        """One record."""
+
+    def flush(self) -> None:
+        """All records that lay ready have been taken: time to act on them together."""
+
+    def fail(self, why: str) -> None:
+        """The engine sent what is no record; nothing more is taken."""
+
+
 class ServerEnd:
-    """The server's end of one channel, on an asyncio loop."""
+    """The server's end of one channel, on an asyncio loop.
+
+    The loop wakes once for all records that lie ready, so that a server that falls behind does
+    the work of several steps together instead of falling further behind.
+    """
 
     def __init__(self, endpoint: str) -> None:
-        self._context = zmq.asyncio.Context()
+        self._context = zmq.Context()
         self._out = _open(self._context.socket(zmq.PUSH))
         self._in = _open(self._context.socket(zmq.PULL))
         self._out.bind(f"{endpoint}.in")
         self._in.bind(f"{endpoint}.out")
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def send(self, record: ToEngine) -> None:
         """Queue one record for the engine; the queue has no limit, admission bounds it.
@@ -203,17 +279,38 @@ class ServerEnd:
             BrokenPipeError: no engine is connected.
         """
         try:
-            zmq.Socket.send(self._out, encode(record), zmq.NOBLOCK)
+            self._out.send(encode(record), zmq.NOBLOCK)
         except zmq.Again as error:
             raise BrokenPipeError("no engine is connected") from error
 
-    async def receive(self) -> FromEngine:
-        """The next record, when it comes."""
-        return decode_from_engine(await self._in.recv())
+    def listen(self, listener: Listener) -> None:
+        """From now on `listener` hears every record, on the running loop."""
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._in.fileno(), self._drain, listener)
+        self._loop.call_soon(self._drain, listener)
 
     def close(self) -> None:
         """Close without waiting for anyone."""
+        if self._loop is not None:
+            self._loop.remove_reader(self._in.fileno())
+            self._loop = None
         self._context.destroy(linger=0)
+
+    def _drain(self, listener: Listener) -> None:
+        """All that lies ready, at most RECORDS_AT_ONCE. The descriptor tells of changes only, so
+        reading goes on until nothing is left."""
+        if self._loop is None:
+            return
+        try:
+            for _ in range(RECORDS_AT_ONCE):
+                listener.take(decode_from_engine(self._in.recv(zmq.NOBLOCK)))
+            self._loop.call_soon(self._drain, listener)
+        except zmq.Again:
+            pass
+        except msgspec.ValidationError as error:
+            self._loop.remove_reader(self._in.fileno())
+            listener.fail(f"the engine sent what is no record: {error}")
+        listener.flush()
 
 
 def _open(socket: S) -> S:

@@ -20,6 +20,7 @@ from srt.channel import (
     EngineFailed,
     EngineReady,
     EngineStats,
+    FromEngine,
     GenerateRequest,
     ServerEnd,
     StepEvents,
@@ -79,6 +80,7 @@ class EngineClient:
         self._calls: dict[int, asyncio.Future[CallResult]] = {}
         self._by_request: dict[str, list[Sequence]] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._woken: dict[Generation, None] = {}  # with news since the last flush
         self.idle = asyncio.Event()
         self.idle.set()
         self._all_ready = asyncio.Event()
@@ -94,7 +96,7 @@ class EngineClient:
     def start(self) -> None:
         """Listen to the engines."""
         for engine in self.engines:
-            self._tasks.append(asyncio.create_task(self._listen(engine)))
+            engine.channel.listen(_Ear(self, engine))
             self._tasks.append(asyncio.create_task(self._watch_process(engine)))
         self._tasks.append(asyncio.create_task(self._watch_progress()))
 
@@ -161,8 +163,10 @@ class EngineClient:
             else:
                 sequence.fail(error)
             self._forget(sequence)
-            if sequence.generation is not None:
-                sequence.generation.note(sequence)
+            if sequence.generation is not None and sequence.generation.note(sequence):
+                self._woken[sequence.generation] = None
+        if self._woken:
+            asyncio.get_running_loop().call_soon(self.flush)
         return len(running)
 
     def cancel_request(self, request_id: str) -> int:
@@ -251,42 +255,37 @@ class EngineClient:
             return min(range(len(self.engines)), key=lambda i: len(self.engines[i].living))
         return next(self._turns) % len(self.engines)
 
-    async def _listen(self, engine: Engine) -> None:
-        while True:
-            try:
-                record = await engine.channel.receive()
-            except msgspec.ValidationError as error:
-                self.die(f"the engine sent what is no record: {error}")
-                return
-            engine.last_heard = time.monotonic()
-            if isinstance(record, StepEvents):
-                self._take_events(engine, record)
-            elif isinstance(record, EngineStats):
-                engine.stats = record
-            elif isinstance(record, CallResult):
-                waiting = self._calls.pop(record.call_id, None)
-                if waiting is not None and not waiting.done():
-                    waiting.set_result(record)
-            elif isinstance(record, EngineReady):
-                engine.ready = record
-                if all(e.ready is not None for e in self.engines):
-                    self._all_ready.set()
-            elif isinstance(record, EngineFailed):
-                self.die(record.message)
+    def take(self, engine: Engine, record: FromEngine) -> None:
+        """One record of one engine."""
+        engine.last_heard = time.monotonic()
+        if isinstance(record, StepEvents):
+            self._take_events(engine, record)
+        elif isinstance(record, EngineStats):
+            engine.stats = record
+        elif isinstance(record, CallResult):
+            waiting = self._calls.pop(record.call_id, None)
+            if waiting is not None and not waiting.done():
+                waiting.set_result(record)
+        elif isinstance(record, EngineReady):
+            engine.ready = record
+            if all(e.ready is not None for e in self.engines):
+                self._all_ready.set()
+        elif isinstance(record, EngineFailed):
+            self.die(record.message)
+
+    def flush(self) -> None:
+        """Wake all requests with news."""
+        woken, self._woken = self._woken, {}
+        for generation in woken:
+            generation.wake()
 
     def _take_events(self, engine: Engine, events: StepEvents) -> None:
-        living = engine.living
-        for seq_id, cached in events.cached_tokens.items():
-            if (sequence := living.get(seq_id)) is not None:
-                sequence.cached_tokens = cached
-                sequence.first_token_s = engine.last_heard
-        for seq_id, entry in events.logprobs.items():
-            if (sequence := living.get(seq_id)) is not None:
-                sequence.feed_logprobs(entry)
+        living, woken = engine.living, self._woken
+        self._take_details(engine, events)
         stopped: list[Sequence] = []
         for seq_id, token, finish in zip(events.seq_ids, events.tokens, events.finish, strict=True):
             sequence = living.get(seq_id)
-            if sequence is None or sequence.generation is None:
+            if sequence is None:
                 continue  # aborted; the engine had not heard of it yet
             if finish == FinishReason.ERROR:
                 sequence.fail(InvalidParameter(events.errors.get(seq_id, "the engine refused it")))
@@ -294,8 +293,21 @@ class EngineClient:
                 stopped.append(sequence)
             if sequence.finish:
                 self._forget(sequence)
-            sequence.generation.note(sequence)
-        self._tell_abort(stopped)
+            generation = sequence.generation
+            if generation is not None and generation.note(sequence):
+                woken[generation] = None
+        if stopped:
+            self._tell_abort(stopped)
+
+    def _take_details(self, engine: Engine, events: StepEvents) -> None:
+        """What comes with some events beside their tokens."""
+        for seq_id, cached in events.cached_tokens.items():
+            if (sequence := engine.living.get(seq_id)) is not None:
+                sequence.cached_tokens = cached
+                sequence.first_token_s = engine.last_heard
+        for seq_id, entry in events.logprobs.items():
+            if (sequence := engine.living.get(seq_id)) is not None:
+                sequence.feed_logprobs(entry)
 
     def _tell_abort(self, sequences: Iterable[Sequence]) -> None:
         by_engine: dict[int, list[int]] = {}
@@ -327,3 +339,17 @@ class EngineClient:
                 silent = time.monotonic() - engine.last_heard
                 if engine.ready is not None and silent > self._watchdog_timeout:
                     self.die(f"the engine has been silent for {silent:.0f} s")
+
+
+class _Ear:
+    """Hears one engine for the client."""
+
+    def __init__(self, client: EngineClient, engine: Engine) -> None:
+        self._engine = engine
+        self._client = client
+        self.flush = client.flush
+        self.fail = client.die
+
+    def take(self, record: FromEngine) -> None:
+        """One record."""
+        self._client.take(self._engine, record)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
@@ -139,19 +140,21 @@ class Sequence:
 
 
 class Generation:
-    """The sequences of one request, and the one task that waits for them.
+    """The sequences of one request, and who waits for them: a task for the end of all, or a
+    stream for every news.
 
     interval: tokens between two news of a stream; None: only the end of all counts.
     """
 
-    __slots__ = ("_interval", "_news", "_num_running", "_waiter", "sequences")
+    __slots__ = ("_done", "_interval", "_news", "_num_running", "_on_news", "sequences")
 
     def __init__(self, sequences: Seq[Sequence], interval: int | None) -> None:
         self.sequences = sequences
         self._interval = interval
         self._num_running = len(sequences)
         self._news: dict[int, Sequence] = {}
-        self._waiter: asyncio.Future[None] | None = None
+        self._done: asyncio.Future[None] | None = None
+        self._on_news: Callable[[], object] | None = None
         for sequence in sequences:
             sequence.generation = self
 
@@ -160,33 +163,43 @@ class Generation:
         """Whether every sequence has ended."""
         return self._num_running == 0
 
-    def note(self, sequence: Sequence) -> None:
-        """Called after each event of `sequence`; wakes the waiting task if there is reason to."""
+    @property
+    def has_news(self) -> bool:
+        """Whether `take_news` would give anything."""
+        return bool(self._news)
+
+    def note(self, sequence: Sequence) -> bool:
+        """Called after each event of `sequence`; True if `wake` should be called soon."""
         if sequence.finish:
             self._num_running -= 1
         if self._interval is not None and sequence.is_news(self._interval):
             self._news[sequence.index] = sequence
-        if (self._news or self._num_running == 0) and self._waiter is not None:
-            if not self._waiter.done():
-                self._waiter.set_result(None)
-            self._waiter = None
+            return True
+        return self._num_running == 0
+
+    def wake(self) -> None:
+        """Tell who waits. The engine client calls this once for all events that came together."""
+        if self._on_news is not None:
+            self._on_news()
+        elif self._num_running == 0 and self._done is not None and not self._done.done():
+            self._done.set_result(None)
+
+    def on_news(self, call: Callable[[], object] | None) -> None:
+        """From now on `call` is called at every wake; None: nobody."""
+        self._on_news = call
+
+    def take_news(self) -> list[Sequence]:
+        """Sequences with new tokens or an end since the last call, by index."""
+        news = self._news
+        told = list(news.values()) if len(news) < 2 else [news[index] for index in sorted(news)]
+        news.clear()
+        return told
 
     async def ended(self) -> None:
         """Wait for the end of all. Raises the error of the first that has one."""
-        while self._num_running:
-            await self._wait()
+        if self._num_running:
+            self._done = asyncio.get_running_loop().create_future()
+            await self._done
         for sequence in self.sequences:
             if sequence.error is not None:
                 raise sequence.error
-
-    async def news(self) -> list[Sequence]:
-        """Sequences with new tokens or an end, by index; [] once all has been told."""
-        while not self._news and self._num_running:
-            await self._wait()
-        told = [self._news[index] for index in sorted(self._news)]
-        self._news.clear()
-        return told
-
-    async def _wait(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
-        await self._waiter

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from collections.abc import Sequence as Seq
 from functools import partial
 from typing import Any
@@ -14,7 +13,7 @@ from starlette.responses import Response
 from srt.errors import InvalidParameter
 from srt.server.answers import json_response
 from srt.server.body import BodyReader, refuse_unsupported
-from srt.server.generation import Generation, Prompt, Sequence
+from srt.server.generation import Prompt, Sequence
 from srt.server.service import MAX_PROMPTS, Job, Service, new_request_id
 from srt.server.stream import DONE, EventStream, Watch, event
 from srt.text.sampling import SamplingFields, check_sampling
@@ -64,20 +63,26 @@ async def generate(service: Service, request: Request) -> Response:
     ]
     cancel = partial(service.client.cancel, generation.sequences)
     if body.stream:
-        return EventStream(_events(generation, answers), cancel)
+        return EventStream(generation, _Telling(answers), cancel)
     with Watch(request.receive, cancel):
         await generation.ended()
     bodies = [answer.body() for answer in answers]
     return json_response(bodies if is_list else bodies[0])
 
 
-async def _events(generation: Generation, answers: Seq[_Answer]) -> AsyncIterator[bytes]:
-    while news := await generation.news():
-        for sequence in news:
-            if sequence.error is not None:
-                raise sequence.error
-        yield b"".join([event(answers[sequence.index].body()) for sequence in news])
-    yield DONE
+class _Telling:
+    """How a stream is told: whole bodies, again and again."""
+
+    def __init__(self, answers: Seq[_Answer]) -> None:
+        self._answers = answers
+
+    def news(self, sequences: Seq[Sequence]) -> bytes:
+        """A body for each sequence with news."""
+        return b"".join([event(self._answers[s.index].body()) for s in sequences])
+
+    def end(self) -> bytes:
+        """The stream's end."""
+        return DONE
 
 
 async def _prompts(service: Service, body: GenerateBody) -> tuple[list[Prompt], bool]:

@@ -19,6 +19,7 @@ from srt.config import Settings
 from srt.errors import ConfigError, EngineDead
 from srt.hub import HubOptions, resolve_model
 from srt.server.app import create_app
+from srt.server.connection import Connection
 from srt.server.control import generate_on_all
 from srt.server.engine_client import Engine, EngineClient, EngineProcess
 from srt.server.metrics import Metrics
@@ -123,6 +124,7 @@ class Server:
             timeout_keep_alive=65,
             timeout_graceful_shutdown=5,
             backlog=_BACKLOG,
+            http=Connection,
             lifespan="off",
         )
         self._http = HttpServer(config)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Seq
+from functools import partial
 from typing import Any
 
 from srt.channel import SeqLogprobs
@@ -12,7 +13,7 @@ from srt.errors import InvalidParameter, NotFound, UnsupportedParameter
 from srt.server.generation import Generation, Sequence
 from srt.server.openai.schemas import StreamOptions
 from srt.server.service import Service
-from srt.server.stream import DONE, event
+from srt.server.stream import DONE, TextEvent, event
 from srt.text.tokenizer import Tokenizer
 from srt.types import FinishReason
 
@@ -89,37 +90,75 @@ def usage(service: Service, sequences: Iterable[Sequence]) -> dict[str, Any]:
     return counted
 
 
-async def stream_chunks(
-    service: Service,
-    generation: Generation,
-    head: dict[str, Any],
-    options: StreamOptions,
-    new_choices: Callable[[Sequence], list[dict[str, Any]]],
-) -> AsyncIterator[bytes]:
-    """The chunks of a stream, those of one step in one block.
+class Chunks:
+    """The chunks of a stream, those of one moment in one block.
 
     Args:
         head: what every chunk begins with.
-        new_choices: what there is to tell of a sequence now; may be nothing.
+        text_choice: the choice (by index) that only brings a text.
+        new_choices: what there is to tell of a sequence now; may be nothing. A string is short
+            for `text_choice` of it, and cheaper.
     """
-    while news := await generation.news():
-        block = []
-        for sequence in news:
-            if sequence.error is not None:
-                raise sequence.error
-            for choice in new_choices(sequence):
-                chunk: dict[str, Any] = {**head, "choices": [choice]}
-                if options.continuous_usage_stats:
-                    chunk["usage"] = usage(service, [sequence])
-                elif options.include_usage:
-                    chunk["usage"] = None
-                block.append(event(chunk))
-        if block:
-            yield b"".join(block)
-    if options.include_usage:
-        counted = usage(service, generation.sequences)
-        yield event({**head, "choices": [], "usage": counted})
-    yield DONE
+
+    def __init__(
+        self,
+        service: Service,
+        generation: Generation,
+        head: dict[str, Any],
+        options: StreamOptions,
+        *,
+        text_choice: Callable[[int, str], dict[str, Any]],
+        new_choices: Callable[[Sequence], str | list[dict[str, Any]]],
+    ) -> None:
+        self._service = service
+        self._generation = generation
+        self._head = head
+        self._options = options
+        self._new_choices = new_choices
+        self._text_events = [
+            TextEvent(partial(self._text_chunk, text_choice, sequence))
+            if not options.continuous_usage_stats
+            else None
+            for sequence in generation.sequences
+        ]
+        self._text_choice = text_choice
+
+    def news(self, sequences: Seq[Sequence]) -> bytes:
+        """Chunks about sequences with new tokens or an end."""
+        if len(sequences) == 1:
+            return self._told(sequences[0])
+        return b"".join([self._told(sequence) for sequence in sequences])
+
+    def end(self) -> bytes:
+        """The usage, if it is wanted, and the stream's end."""
+        if not self._options.include_usage:
+            return DONE
+        counted = usage(self._service, self._generation.sequences)
+        return event({**self._head, "choices": [], "usage": counted}) + DONE
+
+    def _told(self, sequence: Sequence) -> bytes:
+        new = self._new_choices(sequence)
+        if not new:
+            return b""
+        if isinstance(new, str):
+            text_event = self._text_events[sequence.index]
+            if text_event is not None:
+                return text_event.with_text(new)
+            new = [self._text_choice(sequence.index, new)]
+        return b"".join([event(self._chunk(choice, sequence)) for choice in new])
+
+    def _text_chunk(
+        self, text_choice: Callable[[int, str], dict[str, Any]], sequence: Sequence, text: str
+    ) -> dict[str, Any]:
+        return self._chunk(text_choice(sequence.index, text), sequence)
+
+    def _chunk(self, choice: dict[str, Any], sequence: Sequence) -> dict[str, Any]:
+        chunk: dict[str, Any] = {**self._head, "choices": [choice]}
+        if self._options.continuous_usage_stats:
+            chunk["usage"] = usage(self._service, [sequence])
+        elif self._options.include_usage:
+            chunk["usage"] = None
+        return chunk
 
 
 def chat_logprobs(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
@@ -17,6 +16,7 @@ from srt.server.answers import json_response
 from srt.server.body import BodyReader, refuse_unsupported
 from srt.server.generation import Generation, Sequence
 from srt.server.openai.answer import (
+    Chunks,
     chat_logprobs,
     check_model,
     check_stream_options,
@@ -24,7 +24,6 @@ from srt.server.openai.answer import (
     finish_reason,
     matched_stop,
     refuse_constraint,
-    stream_chunks,
     usage,
 )
 from srt.server.openai.schemas import (
@@ -55,7 +54,7 @@ async def chat_completions(service: Service, request: Request) -> Response:
     answer = _Answer(service, body, generation, job.request_id)
     cancel = partial(service.client.cancel, generation.sequences)
     if body.stream:
-        return EventStream(answer.events(options), cancel)
+        return EventStream(generation, answer.chunks(options), cancel)
     with Watch(request.receive, cancel):
         await generation.ended()
     return json_response(answer.whole())
@@ -143,6 +142,10 @@ def template_message(message: Message, index: int) -> dict[str, Any]:
     return made
 
 
+def _text_choice(index: int, text: str) -> dict[str, Any]:
+    return {"index": index, "delta": {"content": text}, **_NO_ENDING}
+
+
 class _Answer:
     """The choices of one chat as OpenAI tells them."""
 
@@ -175,12 +178,21 @@ class _Answer:
         counted = usage(self._service, sequences)
         return {**self._head, "object": "chat.completion", "choices": choices, "usage": counted}
 
-    def events(self, options: StreamOptions) -> AsyncIterator[bytes]:
-        """The chunks of a stream."""
-        head = {**self._head, "object": "chat.completion.chunk"}
-        return stream_chunks(self._service, self._generation, head, options, self._new_choices)
+    def chunks(self, options: StreamOptions) -> Chunks:
+        """How a stream is told."""
+        return Chunks(
+            self._service,
+            self._generation,
+            {**self._head, "object": "chat.completion.chunk"},
+            options,
+            text_choice=_text_choice,
+            new_choices=self._new_choices,
+        )
 
-    def _new_choices(self, sequence: Sequence) -> list[dict[str, Any]]:
+    def _new_choices(self, sequence: Sequence) -> str | list[dict[str, Any]]:
+        is_plain = not self._wants_logprobs and not sequence.finish
+        if is_plain and self._has_opened[sequence.index]:
+            return sequence.take_text()
         told: list[dict[str, Any]] = []
         if not self._has_opened[sequence.index]:
             self._has_opened[sequence.index] = True

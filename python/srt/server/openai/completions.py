@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
 from collections.abc import Sequence as Seq
 from functools import partial
 from typing import Any
@@ -16,13 +15,13 @@ from srt.server.answers import json_response
 from srt.server.body import BodyReader, refuse_unsupported
 from srt.server.generation import Generation, Prompt, Sequence
 from srt.server.openai.answer import (
+    Chunks,
     CompletionLogprobs,
     check_model,
     check_stream_options,
     check_top_logprobs,
     finish_reason,
     matched_stop,
-    stream_chunks,
     usage,
 )
 from srt.server.openai.schemas import (
@@ -55,7 +54,7 @@ async def completions(service: Service, request: Request) -> Response:
     answer = _Answer(service, body, generation, request_id, num_choices=jobs[0].sampling.n)
     cancel = partial(service.client.cancel, generation.sequences)
     if body.stream:
-        return EventStream(answer.events(options), cancel)
+        return EventStream(generation, answer.chunks(options), cancel)
     with Watch(request.receive, cancel):
         await generation.ended()
     return json_response(answer.whole(jobs[0].choices))
@@ -128,6 +127,16 @@ def _best_of(body: CompletionBody, sampling: Sampling) -> int:
     return body.best_of
 
 
+def _text_choice(index: int, text: str) -> dict[str, Any]:
+    return {
+        "index": index,
+        "text": text,
+        "logprobs": None,
+        "finish_reason": None,
+        "matched_stop": None,
+    }
+
+
 class _Answer:
     """The sequences of one request as completions tells them."""
 
@@ -169,13 +178,21 @@ class _Answer:
         choices = [{**self._choice(s), "index": i} for i, s in enumerate(kept)]
         return {**self._head, "choices": choices, "usage": usage(self._service, sequences)}
 
-    def events(self, options: StreamOptions) -> AsyncIterator[bytes]:
-        """The chunks of a stream."""
-        return stream_chunks(
-            self._service, self._generation, self._head, options, self._new_choices
+    def chunks(self, options: StreamOptions) -> Chunks:
+        """How a stream is told."""
+        return Chunks(
+            self._service,
+            self._generation,
+            self._head,
+            options,
+            text_choice=_text_choice,
+            new_choices=self._new_choices,
         )
 
-    def _new_choices(self, sequence: Sequence) -> list[dict[str, Any]]:
+    def _new_choices(self, sequence: Sequence) -> str | list[dict[str, Any]]:
+        is_plain = self._body.logprobs is None and not sequence.finish
+        if is_plain and self._has_begun[sequence.index]:
+            return sequence.take_text()
         choice = self._choice(sequence)
         if choice["text"] or choice["logprobs"] or sequence.finish:
             return [choice]
