@@ -75,6 +75,16 @@ class Settings:
     )
     served_model_name: str | None = _model("the id in /v1/models, if not the model path", None)
     chat_template: str | None = _model("a built-in name, a .json or a .jinja file", None)
+    tool_call_parser: str = _model(
+        "how the model writes tool calls: auto (by the chat template), none, hermes, llama3, "
+        "mistral, deepseek, kimi, qwen3_coder or glm45",
+        "auto",
+    )
+    reasoning_parser: str = _model(
+        "how the model marks its thoughts: auto (by the chat template), none, deepseek-r1, qwen3, "
+        "kimi or magistral",
+        "auto",
+    )
     is_embedding: bool = _model("serve a causal model as an embedder", False)
 
     host: str = _http("address to listen on", "127.0.0.1")
@@ -183,7 +193,6 @@ class Settings:
     log_requests: bool = _log("log each request's parameters", False)
     decode_log_interval: int = _log("steps between lines on throughput; 0: none", 40, low=0)
     enable_metrics: bool = _log("serve Prometheus metrics at /metrics", False)
-    enable_cache_report: bool = _log("tell OpenAI clients how much of a prompt was cached", False)
 
     def __post_init__(self) -> None:
         check_limits(self)

@@ -47,6 +47,7 @@ ALWAYS_SO: Mapping[str, str] = {
     "--disable-flashinfer-sampling": "FlashInfer is never used",
     "--disable-nan-detection": "logits are not searched for NaN",
     "--efficient-weight-load": "weights always stream straight into their parameters",
+    "--enable-cache-report": "usage always tells how much of a prompt was cached",
     "--enable-mixed-chunk": "decode rows always ride in prefill steps; see --disable-mixed-chunk",
     "--enable-mla": "latent attention is always used where the model has it",
     "--enable-overlap-schedule": "steps always overlap; see --disable-overlap-schedule",

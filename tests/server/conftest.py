@@ -18,7 +18,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def shared(model: Path) -> Iterator[Running]:
-    with Running(model, enable_cache_report=True) as running:
+    with Running(model) as running:
         yield running
 
 

@@ -29,6 +29,14 @@ def generate(**more: Any) -> dict[str, Any]:
     return {"text": "Hi", **more}
 
 
+def tool(name: str, **more: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, **more}}
+
+
+def named(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name}}
+
+
 def sampled(**params: Any) -> dict[str, Any]:
     return generate(sampling_params=params)
 
@@ -128,8 +136,38 @@ CASES: list[tuple[str, Any, int, str | None, str]] = [
     ),
     (CC, chat(messages=[{"role": "user", "content": [{"type": "sound"}]}]), 400, None, "sound"),
     (CC, chat(messages=[{"role": "user", "content": LONG}]), 400, "messages", "holds 512"),
-    (CC, chat(tools=[{"type": "function"}]), 400, "tools", "tools is not supported"),
-    (CC, chat(tool_choice="required"), 400, "tool_choice", "not supported"),
+    (CC, chat(tools=[{"type": "function"}]), 400, "tools[0].function", "is required"),
+    (CC, chat(tools=[tool("f")]), 400, "tools", "the chat template has no place for them"),
+    (CC, chat(tools=[tool("a b")]), 400, "tools[0].function.name", "is 'a b'"),
+    (CC, chat(tools=[tool("f"), tool("f")]), 400, "tools[1].function.name", "an earlier tool"),
+    (CC, chat(tools=[tool("f", strcit=True)]), 400, "tools[0].function.strcit", "known field"),
+    (CC, chat(tools=[{"type": "custom"}]), 400, "tools[0].type", "'custom'"),
+    (CC, chat(tool_choice="required"), 400, "tool_choice", "there are no tools"),
+    (CC, chat(tools=[tool("f")], tool_choice=named("g")), 400, "tool_choice", "names 'g'"),
+    (CC, chat(parallel_tool_calls=False), 400, "parallel_tool_calls", "only allowed with tools"),
+    (CC, chat(reasoning_effort="low"), 400, "reasoning_effort", "does not know it"),
+    (CC, chat(reasoning_effort="vast"), 400, "reasoning_effort", "'vast'"),
+    (CC, chat(service_tier="flex"), 400, "service_tier", "'flex'"),
+    (CC, chat(modalities=["audio"]), 400, "modalities[0]", "'audio'"),
+    (CC, chat(store=True), 400, "store", "nothing is stored here"),
+    (CC, chat(metadata={"a": "b"}), 400, "metadata", "nothing is stored here"),
+    (CC, chat(functions=[{"name": "f"}]), 400, "functions", "use tools"),
+    (CC, chat(function_call="auto"), 400, "function_call", "use tool_choice"),
+    (CC, chat(prediction={"type": "content"}), 400, "prediction", "not available"),
+    (
+        CC,
+        chat(messages=[{"role": "user", "content": "x", "tool_call_id": "1"}]),
+        400,
+        "messages[0].tool_call_id",
+        "belongs in a message of role tool",
+    ),
+    (
+        CC,
+        chat(messages=[{"role": "assistant", "content": None, "tool_calls": []}]),
+        400,
+        "messages[0].content",
+        "required",
+    ),
     (CC, chat(response_format={"type": "json_object"}), 400, "response_format", "json_object"),
     (CC, chat(top_logprobs=2), 400, "top_logprobs", "needs logprobs"),
     (CC, chat(logprobs=True, top_logprobs=21), 400, "top_logprobs", "at most 20"),
@@ -141,6 +179,7 @@ CASES: list[tuple[str, Any, int, str | None, str]] = [
     (CC, chat(logit_bias={"5": 101}), 400, "logit_bias", "-100 to 100"),
     (CC, chat(seed="x"), 400, "seed", "expected"),
     ("/tokenize", {}, 400, "prompt", "exactly one"),
+    ("/tokenize", {"prompt": "x", "model": "other"}, 404, "model", "not served here"),
     ("/detokenize", {"tokens": [9999]}, 400, "tokens", "tokens[0] is 9999"),
     ("/detokenize", {}, 400, "tokens", "required"),
     ("/abort_request", {}, 400, "rid", "exactly one"),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
 from starlette.requests import Request
 
-from srt.errors import BodyTooLarge, InvalidParameter, UnsupportedParameter
+from srt.errors import BodyTooLarge, InvalidParameter
 
 T = TypeVar("T")
 
@@ -53,13 +53,6 @@ async def read_bytes(request: Request, max_bytes: int) -> bytes:
             raise _too_large(size, max_bytes)
         chunks.append(chunk)
     return b"".join(chunks)
-
-
-def refuse_unsupported(body: Any, reasons: dict[str, str]) -> None:
-    """Raise UnsupportedParameter for the first field of `reasons` that is used."""
-    for field, why in reasons.items():
-        if getattr(body, field) not in (None, False, [], {}):
-            raise UnsupportedParameter(f"{field} is not supported: {why}", field)
 
 
 def _too_large(size: int, limit: int) -> BodyTooLarge:

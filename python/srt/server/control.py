@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from starlette.requests import Request
@@ -11,11 +11,13 @@ from starlette.responses import PlainTextResponse, Response
 
 from srt import __version__
 from srt.errors import EngineBusy, EngineDead, InvalidParameter, NotFound, ShuttingDown
+from srt.fields import doc
 from srt.server.answers import json_response
 from srt.server.body import BodyReader
 from srt.server.generation import Generation, Prompt
 from srt.server.metrics import CONTENT_TYPE
-from srt.server.openai.chat import template_message
+from srt.server.openai.answer import check_model
+from srt.server.openai.messages import template_message
 from srt.server.openai.schemas import Message
 from srt.server.service import Job, Service, new_request_id
 from srt.text.sampling import SamplingFields, check_sampling
@@ -26,25 +28,29 @@ _HEALTH_TIMEOUT_S = 20.0
 class AbortBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """POST /abort_request: one request by its id, or all."""
 
-    rid: str | None = None
-    abort_all: bool | None = None
+    rid: Annotated[str | None, doc("the request's id; one that is unknown aborts nothing")] = None
+    abort_all: Annotated[bool | None, doc("everything that runs or waits")] = None
 
 
 class TokenizeBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """POST /tokenize: text, texts, or chat messages."""
+    """POST /tokenize: exactly one of prompt and messages."""
 
-    prompt: str | list[str] | None = None
-    messages: list[Message] | None = None
-    add_special_tokens: bool = True
-    model: str | None = None
+    prompt: Annotated[str | list[str] | None, doc("a text, or several")] = None
+    messages: Annotated[list[Message] | None, doc("a chat, rendered as the model would get it")] = (
+        None
+    )
+    add_special_tokens: Annotated[
+        bool, doc("with the beginning and end tokens that the tokenizer adds to a prompt")
+    ] = True
+    model: Annotated[str | None, doc("as in completions")] = None
 
 
 class DetokenizeBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """POST /detokenize."""
 
-    tokens: list[int]
-    skip_special_tokens: bool = True
-    model: str | None = None
+    tokens: Annotated[list[int], doc("token ids")]
+    skip_special_tokens: Annotated[bool, doc("leave special tokens out of the text")] = True
+    model: Annotated[str | None, doc("as in completions")] = None
 
 
 _abort_reader = BodyReader(AbortBody)
@@ -154,6 +160,7 @@ async def tokenize(service: Service, request: Request) -> Response:
     """Token ids of a text, of several, or of a chat as the model would get it."""
     body = await _tokenize_reader.read(request, service.settings.max_request_bytes)
     tokenizer = service.need_tokenizer("/tokenize")
+    _check_model(service, body.model)
     if (body.prompt is None) == (body.messages is None):
         raise InvalidParameter("exactly one of prompt and messages is needed", "prompt")
     tokens: Any
@@ -179,6 +186,7 @@ async def detokenize(service: Service, request: Request) -> Response:
     """The text of token ids."""
     body = await _detokenize_reader.read(request, service.settings.max_request_bytes)
     tokenizer = service.need_tokenizer("/detokenize")
+    _check_model(service, body.model)
     for i, token in enumerate(body.tokens):
         if not 0 <= token < service.limits.vocab_size:
             raise InvalidParameter(
@@ -189,3 +197,8 @@ async def detokenize(service: Service, request: Request) -> Response:
     return json_response(
         {"text": tokenizer.decode(body.tokens, skip_special_tokens=body.skip_special_tokens)}
     )
+
+
+def _check_model(service: Service, name: str | None) -> None:
+    if name is not None:
+        check_model(service, name)

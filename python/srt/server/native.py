@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from srt.errors import InvalidParameter
+from srt.fields import doc, refuse_unsupported, refused
 from srt.server.answers import json_response
-from srt.server.body import BodyReader, refuse_unsupported
+from srt.server.body import BodyReader
 from srt.server.generation import Prompt, Sequence
 from srt.server.service import MAX_PROMPTS, Job, Service, new_request_id
 from srt.server.stream import DONE, EventStream, Watch, event
@@ -21,29 +22,41 @@ from srt.text.tokenizer import Tokenizer
 from srt.types import FinishReason
 
 MAX_TOP_LOGPROBS = 128
-_UNSUPPORTED = {
-    "image_data": "images are not served in this version",
-    "modalities": "images are not served in this version",
-    "lora_path": "LoRA adapters are not served in this version",
-}
+_NO_IMAGES = "images are not served in this version"
 
 
 class GenerateBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The body of /generate. Exactly one of text and input_ids; lists make a batch."""
+    """POST or PUT /generate. Exactly one of text and input_ids; lists make a batch."""
 
-    text: str | list[str] | None = None
-    input_ids: list[int | list[int]] | None = None
-    sampling_params: SamplingFields | list[SamplingFields] | None = None
-    rid: str | list[str] | None = None
-    return_logprob: bool | list[bool] | None = None
-    logprob_start_len: int | list[int] | None = None
-    top_logprobs_num: int | list[int] | None = None
-    return_text_in_logprobs: bool | None = None
-    stream: bool | None = None
-    priority: int | None = None
-    image_data: Any = None
-    modalities: Any = None
-    lora_path: Any = None
+    text: Annotated[str | list[str] | None, doc("a prompt, or several")] = None
+    input_ids: Annotated[
+        list[int | list[int]] | None, doc("a prompt's token ids, or several prompts'")
+    ] = None
+    sampling_params: Annotated[
+        SamplingFields | list[SamplingFields] | None, doc("for all prompts, or one entry for each")
+    ] = None
+    rid: Annotated[
+        str | list[str] | None, doc("the request's id, for /abort_request; a list for a batch")
+    ] = None
+    return_logprob: Annotated[bool | list[bool] | None, doc("logprobs of the tokens")] = None
+    logprob_start_len: Annotated[
+        int | list[int] | None,
+        doc("prompt position from which logprobs are told; -1, the default: none", minimum=-1),
+    ] = None
+    top_logprobs_num: Annotated[
+        int | list[int] | None,
+        doc("so many likeliest others for each token", minimum=0, maximum=MAX_TOP_LOGPROBS),
+    ] = None
+    return_text_in_logprobs: Annotated[
+        bool | None, doc("fill the third entry of each logprob triple")
+    ] = None
+    stream: Annotated[bool | None, doc("server-sent events, each with all text so far")] = None
+    priority: Annotated[
+        int | None, doc("larger runs earlier; needs --enable-priority-scheduling")
+    ] = None
+    image_data: Annotated[Any, refused(_NO_IMAGES)] = None
+    modalities: Annotated[Any, refused(_NO_IMAGES)] = None
+    lora_path: Annotated[Any, refused("LoRA adapters are not served in this version")] = None
 
 
 _reader = BodyReader(GenerateBody)
@@ -52,7 +65,7 @@ _reader = BodyReader(GenerateBody)
 async def generate(service: Service, request: Request) -> Response:
     """The route."""
     body = await _reader.read(request, service.settings.max_request_bytes)
-    refuse_unsupported(body, _UNSUPPORTED)
+    refuse_unsupported(body)
     prompts, is_batch = await _prompts(service, body)
     jobs = _jobs(service, body, prompts, is_batch)
     generation = service.start(jobs, stream=bool(body.stream))

@@ -25,6 +25,7 @@ from srt.server.engine_client import Engine, EngineClient, EngineProcess
 from srt.server.metrics import Metrics
 from srt.server.service import Service
 from srt.text.chat import ChatFormat, choose_format
+from srt.text.reply import ReplyFormat, choose_reply_format
 from srt.text.sampling import Limits
 from srt.text.tokenizer import Tokenizer, load_tokenizer, model_eos_ids
 
@@ -65,23 +66,26 @@ class Server:
     async def run(self) -> int:
         """Serve until told to stop, or until an engine dies. Raises ConfigError, LoadError."""
         listener = _bind(self._settings.host, self._settings.port)
-        self.port = listener.getsockname()[1]
-        tokenizer, eos_ids = _load_text(self._settings)
-        chat = choose_format(tokenizer, self._settings.chat_template) if tokenizer else None
-        with tempfile.TemporaryDirectory(prefix="srt-") as folder:
-            client = await self._start_engines(Path(folder))
-            try:
-                ready = await self._until_ready(client)
-                if ready is None:
-                    return 0
-                self.service = _service(self._settings, client, ready, tokenizer, chat, eos_ids)
-                return await self._serve(self.service, listener)
-            except EngineDead as error:
-                _log.error("%s", error.message)
-                return 1
-            finally:
-                await client.close()
-                listener.close()
+        with contextlib.closing(listener):
+            self.port = listener.getsockname()[1]
+            tokenizer, eos_ids = _load_text(self._settings)
+            chat = choose_format(tokenizer, self._settings.chat_template) if tokenizer else None
+            reply = _choose_reply(self._settings, chat)
+            with tempfile.TemporaryDirectory(prefix="srt-") as folder:
+                client = await self._start_engines(Path(folder))
+                try:
+                    ready = await self._until_ready(client)
+                    if ready is None:
+                        return 0
+                    service = _service(self._settings, client, ready, tokenizer, chat, eos_ids)
+                    service.reply_format = reply
+                    self.service = service
+                    return await self._serve(service, listener)
+                except EngineDead as error:
+                    _log.error("%s", error.message)
+                    return 1
+                finally:
+                    await client.close()
 
     async def _start_engines(self, folder: Path) -> EngineClient:
         engines = []
@@ -226,6 +230,16 @@ def _load_text(settings: Settings) -> tuple[Tokenizer | None, tuple[int, ...]]:
         path, mode=settings.tokenizer_mode, trust_remote_code=settings.trust_remote_code
     )
     return tokenizer, tuple(dict.fromkeys((*model_eos, *tokenizer.eos_ids)))
+
+
+def _choose_reply(settings: Settings, chat: ChatFormat | None) -> ReplyFormat:
+    """How answers are split. Raises ConfigError."""
+    source = chat.source if chat is not None else None
+    found = choose_reply_format(settings.tool_call_parser, settings.reasoning_parser, source)
+    for what, format_ in (("tool calls", found.tools), ("reasoning", found.reasoning)):
+        if format_ is not None:
+            _log.info("%s are read as %s", what, format_.name)
+    return found
 
 
 def _service(

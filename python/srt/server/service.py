@@ -19,6 +19,7 @@ from srt.errors import ContextLengthExceeded, InvalidParameter, UnsupportedParam
 from srt.server.engine_client import EngineClient
 from srt.server.generation import Generation, Prompt, Sequence
 from srt.text.chat import ChatFormat
+from srt.text.reply import ReplyFormat
 from srt.text.sampling import Limits, Sampling, check_prompt_len
 from srt.text.tokenizer import Tokenizer
 
@@ -59,6 +60,7 @@ class Service:
     limits: Limits
     tokenizer: Tokenizer | None
     chat: ChatFormat | None
+    reply_format: ReplyFormat = field(default_factory=ReplyFormat)
     started: int = field(default_factory=lambda: int(time.time()))
 
     def need_tokenizer(self, what: str) -> Tokenizer:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -24,11 +24,16 @@ Message = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """What a chat turns into. stop: strings that end an answer in this format."""
+    """What a chat turns into.
+
+    stop: strings that end an answer in this format. begun: the beginning of the answer, at the end
+    of `text`, if the chat brought one.
+    """
 
     text: str
     input_ids: list[int]
     stop: tuple[str, ...] = ()
+    begun: str = ""
 
 
 class ChatFormat:
@@ -37,17 +42,25 @@ class ChatFormat:
     def __init__(self, tokenizer: Tokenizer, template: str | Conversation | None) -> None:
         self._tokenizer = tokenizer
         self._conversation = template if isinstance(template, Conversation) else None
-        self._template = _compile(template) if isinstance(template, str) else None
+        self.source = template if isinstance(template, str) else None
+        self._template, self._names = None, frozenset[str]()
+        if isinstance(template, str):
+            self._template, self._names = _compile(template)
 
     @property
-    def exists(self) -> bool:
-        """Whether there is any format to render with."""
-        return self._conversation is not None or self._template is not None
+    def takes_tools(self) -> bool:
+        """Whether the format has a place for tools."""
+        return "tools" in self._names
+
+    def knows(self, name: str) -> bool:
+        """Whether the template looks at a variable of that name."""
+        return name in self._names
 
     def prompt(
         self,
         messages: Sequence[Message],
         *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
         continue_final: bool | None = None,
         variables: Mapping[str, Any] | None = None,
     ) -> ChatPrompt:
@@ -55,7 +68,9 @@ class ChatFormat:
 
         Args:
             messages: each with role and content (text).
-            continue_final: go on with a final assistant message rather than answer it; None: yes.
+            tools: what the model may call, for a template that takes tools.
+            continue_final: go on with a final assistant message rather than answer it; None: yes,
+                unless it calls tools.
             variables: more names for the template.
 
         Raises:
@@ -71,13 +86,14 @@ class ChatFormat:
                 f"the final role is {messages[-1]['role']}",
                 "continue_final_message",
             )
-        if is_reply and continue_final is not False:
+        if is_reply and (continue_final or (continue_final is None and not _has_calls(messages))):
             begun, messages = messages[-1]["content"], messages[:-1]
         if self._conversation is not None:
             text = _render_turns(self._conversation, messages) + begun
-            return ChatPrompt(text, self._encode_once(text), self._conversation.stop)
-        text = self._render_template(messages, variables or {}) + begun
-        return ChatPrompt(text, self._tokenizer.encode(text, add_special_tokens=False))
+            return ChatPrompt(text, self._encode_once(text), self._conversation.stop, begun)
+        text = self._render_template(messages, tools, variables or {}) + begun
+        ids = self._tokenizer.encode(text, add_special_tokens=False)
+        return ChatPrompt(text, ids, begun=begun)
 
     def _encode_once(self, text: str) -> list[int]:
         """A format's text may write the beginning token that the tokenizer adds too."""
@@ -85,12 +101,17 @@ class ChatFormat:
         bos = self._tokenizer.bos_id
         return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids
 
-    def _render_template(self, messages: Sequence[Message], variables: Mapping[str, Any]) -> str:
+    def _render_template(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None,
+        variables: Mapping[str, Any],
+    ) -> str:
         if self._template is None:
             raise InvalidParameter(
                 "this model has no chat template; start the server with --chat-template", "messages"
             )
-        known = {"messages": messages, "add_generation_prompt": True, "tools": None}
+        known = {"messages": messages, "add_generation_prompt": True, "tools": tools}
         try:
             return self._template.render({**self._tokenizer.vocabulary.named, **variables, **known})
         except Exception as error:
@@ -116,6 +137,10 @@ def choose_format(tokenizer: Tokenizer, name: str | None) -> ChatFormat:
     raise ConfigError(
         f"--chat-template is {name!r}; it must be one of {known}, or a .json or .jinja file"
     )
+
+
+def _has_calls(messages: Sequence[Message]) -> bool:
+    return bool(messages[-1].get("tool_calls"))
 
 
 def _render_turns(conversation: Conversation, messages: Sequence[Message]) -> str:
@@ -146,7 +171,8 @@ class _GenerationTag(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def _compile(source: str) -> jinja2.Template:
+def _compile(source: str) -> tuple[jinja2.Template, frozenset[str]]:
+    """A template, and the names that it wants from outside. Raises ConfigError."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
     )
@@ -157,7 +183,8 @@ def _compile(source: str) -> jinja2.Template:
     }
     environment.globals.update(functions)
     try:
-        return environment.from_string(source)
+        names = meta.find_undeclared_variables(environment.parse(source))
+        return environment.from_string(source), frozenset(names)
     except jinja2.TemplateError as error:
         raise ConfigError(f"the chat template is not valid: {error}") from error
 

@@ -13,12 +13,20 @@ _utf8 = codecs.getincrementaldecoder("utf-8")
 
 
 class TextOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How a sequence's tokens become text; the engine knows nothing of it."""
+    """How a sequence's tokens become text; the engine knows nothing of it.
+
+    shown_ids: special tokens that are shown all the same, because a parser reads them.
+    """
 
     stop: tuple[str, ...] = ()
     skip_special_tokens: bool = True
+    shown_ids: frozenset[int] = frozenset()
     spaces_between_special_tokens: bool = False
     no_stop_trim: bool = False
+
+    def hidden_ids(self, tokenizer: Tokenizer) -> frozenset[int]:
+        """Tokens that the text does not show."""
+        return tokenizer.special - self.shown_ids if self.skip_special_tokens else frozenset()
 
 
 class TokenText:
@@ -28,7 +36,7 @@ class TokenText:
 
     def __init__(self, tokenizer: Tokenizer, options: TextOptions) -> None:
         self._pieces = tokenizer.pieces
-        self._hidden = tokenizer.special if options.skip_special_tokens else frozenset()
+        self._hidden = options.hidden_ids(tokenizer)
         self._spaced = options.spaces_between_special_tokens and not options.skip_special_tokens
         self._added = tokenizer.vocabulary.added
         self._after_added = False

@@ -24,12 +24,19 @@ class ReasoningFormat:
     end: str
     always_opens: bool = False
 
-    def opens(self, prompt: str) -> bool:
-        """Whether the answer to `prompt` begins inside the thoughts."""
-        prompt = prompt.rstrip()
+    def opens(self, prompt: str, begun: str = "") -> bool:
+        """Whether the answer goes on inside the thoughts.
+
+        Args:
+            prompt: the rendered prompt, `begun` at its end included.
+            begun: the beginning of the answer that the client wrote.
+        """
+        if self.begin in begun or self.end in begun:
+            return begun.rfind(self.begin) > begun.rfind(self.end)
+        prompt = prompt[: len(prompt) - len(begun)].rstrip()
         if prompt.endswith(self.begin):
             return True
-        return self.always_opens and not prompt.endswith(self.end)
+        return self.always_opens and not begun and not prompt.endswith(self.end)
 
 
 _THINK = ("<think>", "</think>")

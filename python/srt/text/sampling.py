@@ -6,10 +6,12 @@ import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import msgspec
 
 from srt.errors import ContextLengthExceeded, InvalidParameter, UnsupportedParameter
+from srt.fields import doc, refused
 from srt.text.detokenizer import TextOptions
 from srt.types import SamplingParams
 
@@ -23,26 +25,59 @@ _SEED_BITS = 63
 class SamplingFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`sampling_params` of /generate. None stands for the default everywhere."""
 
-    max_new_tokens: int | None = None
-    min_new_tokens: int | None = None
-    stop: str | list[str] | None = None
-    stop_token_ids: list[int] | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    repetition_penalty: float | None = None
-    ignore_eos: bool | None = None
-    skip_special_tokens: bool | None = None
-    spaces_between_special_tokens: bool | None = None
-    no_stop_trim: bool | None = None
-    n: int | None = None
-    seed: int | None = None
-    logit_bias: dict[str, float] | None = None
-    regex: str | None = None
-    json_schema: str | None = None
+    max_new_tokens: Annotated[
+        int | None, doc("the longest answer, in tokens; 0 scores the prompt", minimum=0)
+    ] = None
+    min_new_tokens: Annotated[int | None, doc("no end before so many tokens", minimum=0)] = None
+    stop: Annotated[
+        str | list[str] | None,
+        doc("up to 64 texts of at most 1024 characters that end the answer"),
+    ] = None
+    stop_token_ids: Annotated[list[int] | None, doc("token ids that end the answer")] = None
+    temperature: Annotated[
+        float | None, doc("1 by default; 0 always takes the likeliest token", minimum=0)
+    ] = None
+    top_p: Annotated[
+        float | None,
+        doc("draw from the likeliest tokens of this mass", exclusiveMinimum=0, maximum=1),
+    ] = None
+    top_k: Annotated[
+        int | None, doc("draw from so many likeliest tokens; -1: from all", minimum=-1)
+    ] = None
+    min_p: Annotated[
+        float | None,
+        doc("drop tokens below this share of the likeliest one", minimum=0, maximum=1),
+    ] = None
+    frequency_penalty: Annotated[
+        float | None,
+        doc("taken off a logit for each time it stands in the answer", minimum=-2, maximum=2),
+    ] = None
+    presence_penalty: Annotated[
+        float | None,
+        doc("taken off a logit once it stands in the answer", minimum=-2, maximum=2),
+    ] = None
+    repetition_penalty: Annotated[
+        float | None,
+        doc("divides the logits of tokens of prompt and answer", exclusiveMinimum=0, maximum=2),
+    ] = None
+    ignore_eos: Annotated[bool | None, doc("go on after the model's own end")] = None
+    skip_special_tokens: Annotated[
+        bool | None, doc("leave special tokens out of the text; true by default")
+    ] = None
+    spaces_between_special_tokens: Annotated[
+        bool | None, doc("where special tokens are shown, set them apart by spaces")
+    ] = None
+    no_stop_trim: Annotated[bool | None, doc("show the stop text that ended the answer")] = None
+    n: Annotated[int | None, doc("answers to each prompt", minimum=1, maximum=MAX_CHOICES)] = None
+    seed: Annotated[
+        int | None, doc("repeats the draws: the same seed and request give the same answer")
+    ] = None
+    logit_bias: Annotated[
+        dict[str, float] | None,
+        doc("token ids and what is added to their logits, from -100 to 100"),
+    ] = None
+    regex: Annotated[str | None, refused("constrained decoding is not available")] = None
+    json_schema: Annotated[str | None, refused("constrained decoding is not available")] = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,12 @@ from typing import Any
 from srt.channel import SeqLogprobs
 from srt.errors import InvalidParameter, NotFound, UnsupportedParameter
 from srt.server.generation import Generation, Sequence
-from srt.server.openai.schemas import StreamOptions
+from srt.server.openai.schemas import MAX_TOP_LOGPROBS, StreamOptions
 from srt.server.service import Service
 from srt.server.stream import DONE, TextEvent, event
 from srt.text.tokenizer import Tokenizer
 from srt.types import FinishReason
 
-MAX_TOP_LOGPROBS = 20
 _FINISH = {
     FinishReason.NONE: None,
     FinishReason.STOP: "stop",
@@ -71,7 +70,7 @@ def matched_stop(sequence: Sequence) -> int | str | None:
     return sequence.matched
 
 
-def usage(service: Service, sequences: Iterable[Sequence]) -> dict[str, Any]:
+def usage(sequences: Iterable[Sequence]) -> dict[str, Any]:
     """Token counts; a prompt with several choices counts once."""
     prompts: dict[int, Sequence] = {}
     completion = 0
@@ -79,15 +78,12 @@ def usage(service: Service, sequences: Iterable[Sequence]) -> dict[str, Any]:
         prompts.setdefault(id(sequence.prompt), sequence)
         completion += len(sequence.tokens)
     num_prompt = sum(len(s.prompt.input_ids) for s in prompts.values())
-    counted: dict[str, Any] = {
+    return {
         "prompt_tokens": num_prompt,
         "completion_tokens": completion,
         "total_tokens": num_prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": sum(s.cached_tokens for s in prompts.values())},
     }
-    if service.settings.enable_cache_report:
-        cached = sum(s.cached_tokens for s in prompts.values())
-        counted["prompt_tokens_details"] = {"cached_tokens": cached}
-    return counted
 
 
 class Chunks:
@@ -98,23 +94,24 @@ class Chunks:
         text_choice: the choice (by index) that only brings a text.
         new_choices: what there is to tell of a sequence now; may be nothing. A string is short
             for `text_choice` of it, and cheaper.
+        count_usage: token counts of sequences.
     """
 
     def __init__(
         self,
-        service: Service,
         generation: Generation,
         head: dict[str, Any],
         options: StreamOptions,
         *,
         text_choice: Callable[[int, str], dict[str, Any]],
         new_choices: Callable[[Sequence], str | list[dict[str, Any]]],
+        count_usage: Callable[[Iterable[Sequence]], dict[str, Any]],
     ) -> None:
-        self._service = service
         self._generation = generation
         self._head = head
         self._options = options
         self._new_choices = new_choices
+        self._count_usage = count_usage
         self._text_events = [
             TextEvent(partial(self._text_chunk, text_choice, sequence))
             if not options.continuous_usage_stats
@@ -133,7 +130,7 @@ class Chunks:
         """The usage, if it is wanted, and the stream's end."""
         if not self._options.include_usage:
             return DONE
-        counted = usage(self._service, self._generation.sequences)
+        counted = self._count_usage(self._generation.sequences)
         return event({**self._head, "choices": [], "usage": counted}) + DONE
 
     def _told(self, sequence: Sequence) -> bytes:
@@ -155,7 +152,7 @@ class Chunks:
     def _chunk(self, choice: dict[str, Any], sequence: Sequence) -> dict[str, Any]:
         chunk: dict[str, Any] = {**self._head, "choices": [choice]}
         if self._options.continuous_usage_stats:
-            chunk["usage"] = usage(self._service, [sequence])
+            chunk["usage"] = self._count_usage([sequence])
         elif self._options.include_usage:
             chunk["usage"] = None
         return chunk

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,8 +15,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from srt.errors import InvalidParameter, UnsupportedParameter
+from srt.fields import refuse_unsupported
 from srt.server.answers import json_response
-from srt.server.body import BodyReader, refuse_unsupported
+from srt.server.body import BodyReader
 from srt.server.generation import Generation, Sequence
 from srt.server.openai.answer import (
     Chunks,
@@ -26,17 +30,13 @@ from srt.server.openai.answer import (
     refuse_constraint,
     usage,
 )
-from srt.server.openai.schemas import (
-    CHAT_NAMES,
-    UNSUPPORTED_CHAT,
-    ChatBody,
-    Message,
-    StreamOptions,
-    TextPart,
-    sampling_fields,
-)
+from srt.server.openai.messages import num_chars, template_message, template_tools
+from srt.server.openai.reply import ReplyTeller
+from srt.server.openai.schemas import CHAT_NAMES, ChatBody, StreamOptions, sampling_fields
+from srt.server.openai.tools import ToolUse, check_tools
 from srt.server.service import INLINE_CHARS, Job, Service, new_request_id
 from srt.server.stream import EventStream, Watch
+from srt.text.reasoning import ReasoningFormat
 from srt.text.sampling import SamplingFields, check_sampling
 
 _OPENING = {"role": "assistant", "content": ""}
@@ -49,9 +49,11 @@ async def chat_completions(service: Service, request: Request) -> Response:
     body = await _reader.read(request, service.settings.max_request_bytes)
     _check(service, body)
     options = check_stream_options(body.stream_options, body.stream)
-    job = await _job(service, body)
-    generation = service.start([job], stream=bool(body.stream))
-    answer = _Answer(service, body, generation, job.request_id)
+    chat = await _prepare(service, body)
+    generation = service.start(
+        [chat.job], stream=bool(body.stream), engine_index=_engine_of(service, body)
+    )
+    answer = _Answer(service, body, generation, chat)
     cancel = partial(service.client.cancel, generation.sequences)
     if body.stream:
         return EventStream(generation, answer.chunks(options), cancel)
@@ -60,10 +62,19 @@ async def chat_completions(service: Service, request: Request) -> Response:
     return json_response(answer.whole())
 
 
+@dataclass(frozen=True, slots=True)
+class _Chat:
+    """A chat that may start. reasoning: None: thoughts are not told apart. opens: the answer begins
+    inside them."""
+
+    job: Job
+    tools: ToolUse | None
+    reasoning: ReasoningFormat | None
+    opens: bool
+
+
 def _check(service: Service, body: ChatBody) -> None:
-    refuse_unsupported(body, UNSUPPORTED_CHAT)
-    if body.tool_choice not in (None, "none", "auto"):
-        raise UnsupportedParameter("tool_choice is not supported without tools", "tool_choice")
+    refuse_unsupported(body)
     refuse_constraint(body.response_format)
     check_model(service, body.model)
     service.need_tokenizer("/v1/chat/completions")
@@ -71,23 +82,32 @@ def _check(service: Service, body: ChatBody) -> None:
         raise InvalidParameter("top_logprobs needs logprobs to be true", "top_logprobs")
 
 
-async def _job(service: Service, body: ChatBody) -> Job:
+async def _prepare(service: Service, body: ChatBody) -> _Chat:
+    """Raises RequestError."""
     assert service.chat is not None
+    assert service.tokenizer is not None
+    tools = check_tools(service, body)
     messages = [template_message(message, i) for i, message in enumerate(body.messages)]
-    num_chars = sum(len(message["content"]) for message in messages)
-    service.check_text_len(num_chars, "messages")
+    shown_tools = None if tools is None else template_tools(tools.tools)
+    size = num_chars(messages, shown_tools)
+    service.check_text_len(size, "messages")
     make = partial(
         service.chat.prompt,
         messages,
+        tools=shown_tools,
         continue_final=body.continue_final_message,
-        variables=body.chat_template_kwargs,
+        variables=_variables(service, body),
     )
-    made = make() if num_chars <= INLINE_CHARS else await asyncio.to_thread(make)
+    made = make() if size <= INLINE_CHARS else await asyncio.to_thread(make)
     prompt = service.check_ids(made.input_ids, "messages", made.text)
     sampling = check_sampling(
         _fields(body, made.stop), service.limits, names=_names(body), default_new_tokens=None
     )
-    return Job(
+    reasoning = None if body.separate_reasoning is False else service.reply_format.reasoning
+    if tools is not None or reasoning is not None:
+        shown = service.reply_format.shown_ids(service.tokenizer)
+        sampling = replace(sampling, text=msgspec.structs.replace(sampling.text, shown_ids=shown))
+    job = Job(
         prompt=prompt,
         sampling=sampling,
         request_id=new_request_id("chatcmpl-"),
@@ -96,6 +116,29 @@ async def _job(service: Service, body: ChatBody) -> Job:
         top_logprobs=check_top_logprobs(body.top_logprobs or 0, "top_logprobs"),
         priority=service.check_priority(body.priority),
     )
+    opens = reasoning is not None and reasoning.opens(made.text, made.begun)
+    return _Chat(job, tools, reasoning, opens)
+
+
+def _variables(service: Service, body: ChatBody) -> dict[str, Any]:
+    """What the template gets beside messages and tools. Raises UnsupportedParameter."""
+    assert service.chat is not None
+    variables = dict(body.chat_template_kwargs or {})
+    if body.reasoning_effort is not None:
+        if not service.chat.knows("reasoning_effort"):
+            raise UnsupportedParameter(
+                "reasoning_effort is not supported: the model's chat template does not know it",
+                "reasoning_effort",
+            )
+        variables["reasoning_effort"] = body.reasoning_effort
+    return variables
+
+
+def _engine_of(service: Service, body: ChatBody) -> int | None:
+    """The copy of the model that a cache key belongs to: there its prefixes are."""
+    if body.prompt_cache_key is None:
+        return None
+    return zlib.crc32(body.prompt_cache_key.encode()) % len(service.client.engines)
 
 
 def _names(body: ChatBody) -> dict[str, str]:
@@ -117,31 +160,6 @@ def _fields(body: ChatBody, format_stops: tuple[str, ...]) -> SamplingFields:
     return msgspec.structs.replace(fields, stop=[*own, *format_stops])
 
 
-def template_message(message: Message, index: int) -> dict[str, Any]:
-    """A message as templates want it: content is text. Raises RequestError naming its place."""
-    where = f"messages[{index}]"
-    if message.tool_calls not in (None, []):
-        raise UnsupportedParameter(f"{where}.tool_calls is not supported", f"{where}.tool_calls")
-    if message.content is None:
-        raise InvalidParameter(f"{where}.content is required", f"{where}.content")
-    if isinstance(message.content, str):
-        content = message.content
-    else:
-        texts = [part.text for part in message.content if isinstance(part, TextPart)]
-        if len(texts) != len(message.content):
-            raise UnsupportedParameter(
-                f"{where}.content has an image part, and the model takes text only",
-                f"{where}.content",
-            )
-        content = "".join(texts)
-    made: dict[str, Any] = {"role": message.role, "content": content}
-    if message.name is not None:
-        made["name"] = message.name
-    if message.tool_call_id is not None:
-        made["tool_call_id"] = message.tool_call_id
-    return made
-
-
 def _text_choice(index: int, text: str) -> dict[str, Any]:
     return {"index": index, "delta": {"content": text}, **_NO_ENDING}
 
@@ -150,16 +168,28 @@ class _Answer:
     """The choices of one chat as OpenAI tells them."""
 
     def __init__(
-        self, service: Service, body: ChatBody, generation: Generation, request_id: str
+        self, service: Service, body: ChatBody, generation: Generation, chat: _Chat
     ) -> None:
-        self._service = service
         self._tokenizer = service.need_tokenizer("/v1/chat/completions")
         self._wants_logprobs = bool(body.logprobs)
         self._generation = generation
         self._told = [0] * len(generation.sequences)
         self._has_opened = [False] * len(generation.sequences)
+        self._tellers: list[ReplyTeller] | None = None
+        if chat.tools is not None or chat.reasoning is not None:
+            self._tellers = [
+                ReplyTeller(
+                    self._tokenizer,
+                    chat.job.sampling.text,
+                    chat.tools,
+                    chat.reasoning,
+                    opens=chat.opens,
+                )
+                for _ in generation.sequences
+            ]
+        self._counts_thoughts = chat.reasoning is not None
         self._head = {
-            "id": request_id,
+            "id": chat.job.request_id,
             "created": int(time.time()),
             "model": service.settings.model_name,
         }
@@ -168,46 +198,66 @@ class _Answer:
         """The answer when all have ended."""
         sequences = self._generation.sequences
         choices = [
-            {
-                "index": sequence.index,
-                "message": {"role": "assistant", "content": sequence.take_text()},
-                **self._ending(sequence),
-            }
-            for sequence in sequences
+            {"index": s.index, "message": self._message(s), **self._ending(s)} for s in sequences
         ]
-        counted = usage(self._service, sequences)
+        counted = self._usage(sequences)
         return {**self._head, "object": "chat.completion", "choices": choices, "usage": counted}
 
     def chunks(self, options: StreamOptions) -> Chunks:
         """How a stream is told."""
         return Chunks(
-            self._service,
             self._generation,
             {**self._head, "object": "chat.completion.chunk"},
             options,
             text_choice=_text_choice,
             new_choices=self._new_choices,
+            count_usage=self._usage,
         )
+
+    def _message(self, sequence: Sequence) -> dict[str, Any]:
+        if self._tellers is None:
+            return {"role": "assistant", "content": sequence.take_text()}
+        return self._tellers[sequence.index].message(sequence)
 
     def _new_choices(self, sequence: Sequence) -> str | list[dict[str, Any]]:
         is_plain = not self._wants_logprobs and not sequence.finish
-        if is_plain and self._has_opened[sequence.index]:
+        if is_plain and self._tellers is None and self._has_opened[sequence.index]:
             return sequence.take_text()
         told: list[dict[str, Any]] = []
         if not self._has_opened[sequence.index]:
             self._has_opened[sequence.index] = True
             told.append({"index": sequence.index, "delta": _OPENING, **_NO_ENDING})
-        text = sequence.take_text()
+        deltas = self._new_deltas(sequence)
         ending = self._ending(sequence)
-        if text or ending["logprobs"] or sequence.finish:
-            delta = {"content": text} if text else {}
-            told.append({"index": sequence.index, "delta": delta, **ending})
+        if not deltas and (ending["logprobs"] or sequence.finish):
+            deltas = [{}]
+        for delta in deltas[:-1]:
+            told.append({"index": sequence.index, "delta": delta, **_NO_ENDING})
+        if deltas:
+            told.append({"index": sequence.index, "delta": deltas[-1], **ending})
         return told
 
+    def _new_deltas(self, sequence: Sequence) -> list[dict[str, Any]]:
+        if self._tellers is not None:
+            return self._tellers[sequence.index].take(sequence)
+        text = sequence.take_text()
+        return [{"content": text}] if text else []
+
+    def _usage(self, sequences: Iterable[Sequence]) -> dict[str, Any]:
+        sequences = list(sequences)
+        counted = usage(sequences)
+        if self._counts_thoughts and self._tellers is not None:
+            thoughts = sum(self._tellers[s.index].num_reasoning_tokens(s) for s in sequences)
+            counted["completion_tokens_details"] = {"reasoning_tokens": thoughts}
+        return counted
+
     def _ending(self, sequence: Sequence) -> dict[str, Any]:
+        reason = finish_reason(sequence)
+        if reason == "stop" and self._tellers and self._tellers[sequence.index].has_calls:
+            reason = "tool_calls"
         return {
             "logprobs": self._new_logprobs(sequence),
-            "finish_reason": finish_reason(sequence),
+            "finish_reason": reason,
             "matched_stop": matched_stop(sequence),
         }
 

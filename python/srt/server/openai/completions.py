@@ -11,8 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from srt.errors import InvalidParameter
+from srt.fields import refuse_unsupported
 from srt.server.answers import json_response
-from srt.server.body import BodyReader, refuse_unsupported
+from srt.server.body import BodyReader
 from srt.server.generation import Generation, Prompt, Sequence
 from srt.server.openai.answer import (
     Chunks,
@@ -26,7 +27,6 @@ from srt.server.openai.answer import (
 )
 from srt.server.openai.schemas import (
     COMPLETION_NAMES,
-    UNSUPPORTED_COMPLETION,
     CompletionBody,
     StreamOptions,
     sampling_fields,
@@ -43,7 +43,7 @@ _reader = BodyReader(CompletionBody)
 async def completions(service: Service, request: Request) -> Response:
     """The route."""
     body = await _reader.read(request, service.settings.max_request_bytes)
-    refuse_unsupported(body, UNSUPPORTED_COMPLETION)
+    refuse_unsupported(body)
     check_model(service, body.model)
     service.need_tokenizer("/v1/completions")
     options = check_stream_options(body.stream_options, body.stream)
@@ -149,7 +149,6 @@ class _Answer:
         *,
         num_choices: int,
     ) -> None:
-        self._service = service
         self._tokenizer = service.need_tokenizer("/v1/completions")
         self._body = body
         self._generation = generation
@@ -176,17 +175,17 @@ class _Answer:
                 of_prompt.sort(key=_mean_logprob, reverse=True)
             kept += of_prompt[: self._num_choices]
         choices = [{**self._choice(s), "index": i} for i, s in enumerate(kept)]
-        return {**self._head, "choices": choices, "usage": usage(self._service, sequences)}
+        return {**self._head, "choices": choices, "usage": usage(sequences)}
 
     def chunks(self, options: StreamOptions) -> Chunks:
         """How a stream is told."""
         return Chunks(
-            self._service,
             self._generation,
             self._head,
             options,
             text_choice=_text_choice,
             new_choices=self._new_choices,
+            count_usage=usage,
         )
 
     def _new_choices(self, sequence: Sequence) -> str | list[dict[str, Any]]:

@@ -2,144 +2,262 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
-from srt.text.sampling import SamplingFields
+from srt.fields import doc, refused
+from srt.text.sampling import MAX_CHOICES, SamplingFields
 
-_NO_TOOLS = "tool calls are not available in this version"
+MAX_TOP_LOGPROBS = 20
 _NO_GRAMMAR = "constrained decoding is not available in this version"
 _NOT_KEPT = "nothing is stored here"
-UNSUPPORTED_COMPLETION = {
-    "suffix": "the models served here do not fill in the middle",
-    "regex": _NO_GRAMMAR,
-    "json_schema": _NO_GRAMMAR,
-}
-UNSUPPORTED_CHAT = {
-    "tools": _NO_TOOLS,
-    "functions": _NO_TOOLS,
-    "function_call": _NO_TOOLS,
-    "parallel_tool_calls": _NO_TOOLS,
-    "regex": _NO_GRAMMAR,
-    "json_schema": _NO_GRAMMAR,
-    "audio": "answers are text",
-    "modalities": "answers are text",
-    "prediction": "predicted outputs are not available",
-    "reasoning_effort": "set it through chat_template_kwargs, if the model has such a thing",
-    "verbosity": "ask for it in the messages",
-    "web_search_options": "there is no web search here",
-    "store": _NOT_KEPT,
-    "metadata": _NOT_KEPT,
-    "service_tier": "there is one tier; see priority",
-}
 # What OpenAI calls our sampling fields.
 COMPLETION_NAMES = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens"}
 CHAT_NAMES = {"max_new_tokens": "max_completion_tokens", "min_new_tokens": "min_tokens"}
 
 
-class StreamOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """continuous_usage_stats: usage on every chunk, not only on the last."""
-
-    include_usage: bool | None = None
-    continuous_usage_stats: bool | None = None
+class Closed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A body or a part of one, without fields that we do not know."""
 
 
-class _Common(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What both kinds of completion share. `user` names the end user; it changes nothing."""
+class StreamOptions(Closed, frozen=True, kw_only=True):
+    """What a stream brings beside the text."""
 
-    model: str = "default"
-    frequency_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
-    max_tokens: int | None = None
-    n: int | None = None
-    presence_penalty: float | None = None
-    seed: int | None = None
-    stop: str | list[str] | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    user: str | None = None
+    include_usage: Annotated[
+        bool | None, doc("a last chunk with the token counts of the whole request")
+    ] = None
+    continuous_usage_stats: Annotated[
+        bool | None, doc("beyond OpenAI: token counts so far on every chunk")
+    ] = None
+
+
+class Common(Closed, frozen=True, kw_only=True):
+    """What both kinds of completion share."""
+
+    model: Annotated[
+        str, doc("the served name, the model's path, or `default`; any other is a 404")
+    ] = "default"
+    frequency_penalty: Annotated[
+        float | None,
+        doc(
+            "taken off a token's logit for each time it stands in the answer", minimum=-2, maximum=2
+        ),
+    ] = None
+    logit_bias: Annotated[
+        dict[str, float] | None,
+        doc("token ids and what is added to their logits, from -100 to 100"),
+    ] = None
+    max_tokens: Annotated[int | None, doc("the longest answer, in tokens", minimum=0)] = None
+    n: Annotated[int | None, doc("answers to each prompt", minimum=1, maximum=MAX_CHOICES)] = None
+    presence_penalty: Annotated[
+        float | None,
+        doc("taken off a logit once it stands in the answer", minimum=-2, maximum=2),
+    ] = None
+    seed: Annotated[
+        int | None, doc("repeats the draws: the same seed and request give the same answer")
+    ] = None
+    stop: Annotated[
+        str | list[str] | None,
+        doc("up to 64 texts that end the answer and do not show in it"),
+    ] = None
+    stream: Annotated[bool | None, doc("server-sent events as tokens come")] = None
+    stream_options: Annotated[StreamOptions | None, doc("only with stream")] = None
+    temperature: Annotated[
+        float | None, doc("1 by default; 0 always takes the likeliest token", minimum=0)
+    ] = None
+    top_p: Annotated[
+        float | None,
+        doc("draw from the likeliest tokens of this mass", exclusiveMinimum=0, maximum=1),
+    ] = None
+    user: Annotated[str | None, doc("names the end user; changes nothing")] = None
     # beyond OpenAI
-    ignore_eos: bool | None = None
-    json_schema: Any = None
-    min_p: float | None = None
-    min_tokens: int | None = None
-    no_stop_trim: bool | None = None
-    priority: int | None = None
-    regex: Any = None
-    repetition_penalty: float | None = None
-    skip_special_tokens: bool | None = None
-    spaces_between_special_tokens: bool | None = None
-    stop_token_ids: list[int] | None = None
-    top_k: int | None = None
+    ignore_eos: Annotated[bool | None, doc("go on after the model's own end")] = None
+    json_schema: Annotated[Any, refused(_NO_GRAMMAR)] = None
+    min_p: Annotated[
+        float | None,
+        doc("drop tokens below this share of the likeliest one", minimum=0, maximum=1),
+    ] = None
+    min_tokens: Annotated[int | None, doc("no end before so many tokens", minimum=0)] = None
+    no_stop_trim: Annotated[bool | None, doc("show the stop text that ended the answer")] = None
+    priority: Annotated[
+        int | None, doc("larger runs earlier; needs --enable-priority-scheduling")
+    ] = None
+    regex: Annotated[Any, refused(_NO_GRAMMAR)] = None
+    repetition_penalty: Annotated[
+        float | None,
+        doc("divides the logits of tokens of prompt and answer", exclusiveMinimum=0, maximum=2),
+    ] = None
+    skip_special_tokens: Annotated[
+        bool | None, doc("leave special tokens out of the text; true by default")
+    ] = None
+    spaces_between_special_tokens: Annotated[
+        bool | None, doc("where special tokens are shown, set them apart by spaces")
+    ] = None
+    stop_token_ids: Annotated[list[int] | None, doc("token ids that end the answer")] = None
+    top_k: Annotated[
+        int | None, doc("draw from so many likeliest tokens; -1: from all", minimum=-1)
+    ] = None
 
 
-class CompletionBody(_Common, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """POST /v1/completions. prompt: text, ids, or a list of either."""
+class CompletionBody(Common, frozen=True, kw_only=True):
+    """POST /v1/completions."""
 
-    prompt: str | list[str | int | list[int]]
-    best_of: int | None = None
-    echo: bool | None = None
-    logprobs: int | None = None
-    suffix: Any = None
+    prompt: Annotated[
+        str | list[str | int | list[int]], doc("a text, token ids, or a list of either")
+    ]
+    best_of: Annotated[
+        int | None,
+        doc(
+            "sample so many and keep the n likeliest; not in a stream",
+            minimum=1,
+            maximum=MAX_CHOICES,
+        ),
+    ] = None
+    echo: Annotated[bool | None, doc("begin the answer with the prompt")] = None
+    logprobs: Annotated[
+        int | None,
+        doc(
+            "logprobs of the tokens, and so many likeliest others",
+            minimum=0,
+            maximum=MAX_TOP_LOGPROBS,
+        ),
+    ] = None
+    suffix: Annotated[Any, refused("the models served here do not fill in the middle")] = None
 
 
-class TextPart(
-    msgspec.Struct, frozen=True, tag_field="type", tag="text", forbid_unknown_fields=True
-):
+class TextPart(Closed, frozen=True, tag_field="type", tag="text"):
     """A part of a message's content."""
 
-    text: str
+    text: Annotated[str, doc("the text")]
 
 
 class ImagePart(msgspec.Struct, frozen=True, tag_field="type", tag="image_url"):
     """Known, and refused while no vision model is served."""
 
-    image_url: Any
+    image_url: Annotated[Any, refused("the model takes text only")]
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CalledFunction(Closed, frozen=True, kw_only=True):
+    """Which function was called, and how."""
+
+    name: Annotated[str, doc("the function's name")]
+    arguments: Annotated[str, doc("a JSON object as text")]
+
+
+class ToolCall(Closed, frozen=True, kw_only=True):
+    """A call in an earlier answer."""
+
+    function: Annotated[CalledFunction, doc("what was called")]
+    id: Annotated[str | None, doc("the call's id")] = None
+    type: Annotated[Literal["function"], doc("functions are all that can be called")] = "function"
+    index: Annotated[int | None, doc("its place among the answer's calls")] = None
+
+
+class Message(Closed, frozen=True, kw_only=True):
     """One turn of a chat."""
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart | ImagePart] | None = None
-    name: str | None = None
-    tool_call_id: str | None = None
-    tool_calls: Any = None
-    refusal: Any = None
+    role: Annotated[Literal["system", "developer", "user", "assistant", "tool"], doc("who speaks")]
+    content: Annotated[
+        str | list[TextPart | ImagePart] | None,
+        doc("a text or its parts; may be null in an assistant's message with tool_calls"),
+    ] = None
+    name: Annotated[str | None, doc("given to the chat template")] = None
+    reasoning_content: Annotated[
+        str | None, doc("an assistant's thoughts, given to the chat template")
+    ] = None
+    tool_call_id: Annotated[str | None, doc("which call a tool's message answers")] = None
+    tool_calls: Annotated[list[ToolCall] | None, doc("an assistant's calls")] = None
+    refusal: Annotated[Any, refused("models here refuse in their content")] = None
 
 
-class ChatBody(_Common, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class FunctionSpec(Closed, frozen=True, kw_only=True):
+    """A function that the model may call."""
+
+    name: Annotated[str, doc("letters, digits, `_`, `-` and `.`", pattern=r"^[\w.\-]{1,128}$")]
+    description: Annotated[str | None, doc("what it does, for the model")] = None
+    parameters: Annotated[dict[str, Any] | None, doc("the JSON Schema of its arguments")] = None
+    strict: Annotated[bool | None, doc("hold the arguments to the schema")] = None
+
+
+class Tool(Closed, frozen=True, kw_only=True):
+    """Something that the model may call."""
+
+    function: Annotated[FunctionSpec, doc("the function")]
+    type: Annotated[Literal["function"], doc("functions are all that can be called")] = "function"
+
+
+class FunctionName(Closed, frozen=True, kw_only=True):
+    """A function by its name."""
+
+    name: Annotated[str, doc("the function's name")]
+
+
+class NamedToolChoice(Closed, frozen=True, kw_only=True):
+    """The one function that must be called."""
+
+    function: Annotated[FunctionName, doc("which")]
+    type: Annotated[Literal["function"], doc("functions are all that can be called")] = "function"
+
+
+class ChatBody(Common, frozen=True, kw_only=True):
     """POST /v1/chat/completions."""
 
-    messages: list[Message]
-    logprobs: bool | None = None
-    max_completion_tokens: int | None = None
-    response_format: dict[str, Any] | None = None
-    tool_choice: Any = None
-    top_logprobs: int | None = None
+    messages: Annotated[list[Message], doc("the chat so far")]
+    logprobs: Annotated[bool | None, doc("logprobs of the answer's tokens")] = None
+    max_completion_tokens: Annotated[
+        int | None,
+        doc("the longest answer, in tokens; by default as much as fits", minimum=0),
+    ] = None
+    modalities: Annotated[list[Literal["text"]] | None, doc("answers are text")] = None
+    parallel_tool_calls: Annotated[
+        bool | None, doc("false: at most one call in an answer; true by default")
+    ] = None
+    prompt_cache_key: Annotated[
+        str | None, doc("requests of one key go to the same copy of the model")
+    ] = None
+    reasoning_effort: Annotated[
+        Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None,
+        doc("given to the chat template; refused where the template does not know it"),
+    ] = None
+    response_format: Annotated[dict[str, Any] | None, doc('`{"type": "text"}`')] = None
+    safety_identifier: Annotated[str | None, doc("names the end user; changes nothing")] = None
+    service_tier: Annotated[
+        Literal["auto", "default"] | None, doc("there is one tier; see priority")
+    ] = None
+    tool_choice: Annotated[
+        Literal["none", "auto", "required"] | NamedToolChoice | None,
+        doc("whether functions may, must, or must not be called; auto where there are tools"),
+    ] = None
+    tools: Annotated[list[Tool] | None, doc("functions that the model may call")] = None
+    top_logprobs: Annotated[
+        int | None,
+        doc("so many likeliest others for each token", minimum=0, maximum=MAX_TOP_LOGPROBS),
+    ] = None
     # beyond OpenAI
-    chat_template_kwargs: dict[str, Any] | None = None
-    continue_final_message: bool | None = None
+    chat_template_kwargs: Annotated[
+        dict[str, Any] | None, doc("more names for the chat template, as enable_thinking")
+    ] = None
+    continue_final_message: Annotated[
+        bool | None,
+        doc("go on with a final message of role assistant; true by default, false answers it"),
+    ] = None
+    separate_reasoning: Annotated[
+        bool | None,
+        doc("tell thoughts in reasoning_content and not in content; true by default"),
+    ] = None
     # known and refused
-    audio: Any = None
-    function_call: Any = None
-    functions: Any = None
-    metadata: Any = None
-    modalities: Any = None
-    parallel_tool_calls: Any = None
-    prediction: Any = None
-    reasoning_effort: Any = None
-    service_tier: Any = None
-    store: Any = None
-    tools: Any = None
-    verbosity: Any = None
-    web_search_options: Any = None
+    audio: Annotated[Any, refused("answers are text")] = None
+    function_call: Annotated[Any, refused("use tool_choice")] = None
+    functions: Annotated[Any, refused("use tools")] = None
+    metadata: Annotated[Any, refused(_NOT_KEPT)] = None
+    prediction: Annotated[Any, refused("predicted outputs are not available")] = None
+    store: Annotated[Any, refused(_NOT_KEPT)] = None
+    verbosity: Annotated[Any, refused("ask for it in the messages")] = None
+    web_search_options: Annotated[Any, refused("there is no web search here")] = None
 
 
-def sampling_fields(body: _Common, max_new_tokens: int | None) -> SamplingFields:
+def sampling_fields(body: Common, max_new_tokens: int | None) -> SamplingFields:
     """The sampling part of a body in our words."""
     return SamplingFields(
         max_new_tokens=max_new_tokens,

@@ -1,0 +1,105 @@
+"""Messages and tools as chat templates want them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+
+from srt.errors import InvalidParameter, UnsupportedParameter
+from srt.server.openai.schemas import Message, TextPart, Tool, ToolCall
+
+
+class ToolArguments(dict[str, Any]):
+    """Arguments of a call for templates: some print them as a mapping, some as JSON text."""
+
+    def __str__(self) -> str:
+        return json.dumps(self, ensure_ascii=False)
+
+    def __add__(self, other: str) -> str:
+        return str(self) + other
+
+    def __radd__(self, other: str) -> str:
+        return other + str(self)
+
+
+def template_message(message: Message, index: int) -> dict[str, Any]:
+    """A message as templates want it: content is text. Raises RequestError naming its place."""
+    where = f"messages[{index}]"
+    if message.refusal not in (None, ""):
+        raise UnsupportedParameter(f"{where}.refusal is not supported", f"{where}.refusal")
+    made: dict[str, Any] = {"role": message.role, "content": _content(message, where)}
+    if message.name is not None:
+        made["name"] = message.name
+    if message.tool_call_id is not None:
+        _only_for(message, "tool", "tool_call_id", where)
+        made["tool_call_id"] = message.tool_call_id
+    if message.reasoning_content is not None:
+        _only_for(message, "assistant", "reasoning_content", where)
+        made["reasoning_content"] = message.reasoning_content
+    if message.tool_calls:
+        _only_for(message, "assistant", "tool_calls", where)
+        made["tool_calls"] = [_template_call(call) for call in message.tool_calls]
+    return made
+
+
+def template_tools(tools: list[Tool]) -> list[dict[str, Any]]:
+    """Tools as templates want them."""
+    return [
+        {
+            "type": "function",
+            "function": {
+                "name": tool.function.name,
+                "description": tool.function.description or "",
+                "parameters": tool.function.parameters or {"type": "object", "properties": {}},
+            },
+        }
+        for tool in tools
+    ]
+
+
+def num_chars(messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> int:
+    """About how many characters a prompt of these has; a lower bound."""
+    count = sum(len(message["content"]) for message in messages)
+    return count + (len(msgspec.json.encode(tools)) // 4 if tools else 0)
+
+
+def _content(message: Message, where: str) -> str:
+    if message.content is None:
+        if message.role == "assistant" and (message.tool_calls or message.reasoning_content):
+            return ""
+        raise InvalidParameter(f"{where}.content is required", f"{where}.content")
+    if isinstance(message.content, str):
+        return message.content
+    texts = [part.text for part in message.content if isinstance(part, TextPart)]
+    if len(texts) != len(message.content):
+        raise UnsupportedParameter(
+            f"{where}.content has an image part, and the model takes text only",
+            f"{where}.content",
+        )
+    return "".join(texts)
+
+
+def _only_for(message: Message, role: str, field: str, where: str) -> None:
+    if message.role != role:
+        raise InvalidParameter(
+            f"{where}.{field} belongs in a message of role {role}, this one is {message.role}",
+            f"{where}.{field}",
+        )
+
+
+def _template_call(call: ToolCall) -> dict[str, Any]:
+    """A call; arguments that are no JSON object (models do that) stay text."""
+    arguments: Any = call.function.arguments
+    try:
+        decoded = json.loads(arguments) if arguments.strip() else {}
+    except (ValueError, RecursionError):
+        decoded = None
+    if isinstance(decoded, dict):
+        arguments = ToolArguments(decoded)
+    function = {"name": call.function.name, "arguments": arguments}
+    made: dict[str, Any] = {"type": "function", "function": function}
+    if call.id is not None:
+        made["id"] = call.id
+    return made
