@@ -1,6 +1,8 @@
 // Blocks of dot products: the inner loop of linear and of attention scores.
 #pragma once
 
+#include <type_traits>
+
 #include "cpu/simd.h"
 
 namespace srt::cpu::SRT_ISA {
@@ -39,15 +41,20 @@ inline void dot_block(const float* a, int64_t a_stride, const B* b, int64_t b_st
     }
   }
   for (int j = 0; j < kCols; ++j) {
-    Vec column[4];
-    for (int i = 0; i < 4; ++i) column[i] = i < kRows ? acc[i < kRows ? i : 0][j] : splat(0.0F);
-    float sums[4];
-    sum4(column, sums);
-    for (int i = 0; i < kRows; ++i) c[i * c_stride + j] = sums[i];
+    for (int first = 0; first < kRows; first += 4) {
+      Vec column[4];
+      for (int i = 0; i < 4; ++i) {
+        column[i] = first + i < kRows ? acc[first + i < kRows ? first + i : 0][j] : splat(0.0F);
+      }
+      float sums[4];
+      sum4(column, sums);
+      for (int i = 0; i < 4 && first + i < kRows; ++i) c[(first + i) * c_stride + j] = sums[i];
+    }
   }
 }
 
-constexpr int kBlockRows = 4;  // 4 x 3 sums, 3 weights and one x fill 16 registers
+// The sums, three weights and one x fill the registers: 16, or 32 with AVX-512.
+constexpr int kBlockRows = kLanes == 16 ? 8 : 4;
 constexpr int kBlockCols = 3;
 
 template <int kRows, bool kStream, typename B>
@@ -68,19 +75,21 @@ template <bool kStream, typename B>
 inline void dot_matrix(const float* a, int64_t a_stride, int64_t rows, const B* b, int64_t b_stride,
                        int64_t cols, int64_t size, float* c, int64_t c_stride) {
   int64_t i = 0;
-  for (; i + kBlockRows <= rows; i += kBlockRows) {
-    dot_cols<kBlockRows, kStream>(a + i * a_stride, a_stride, b, b_stride, cols, size,
-                                  c + i * c_stride, c_stride);
-  }
-  const float* rest = a + i * a_stride;
-  float* c_rest = c + i * c_stride;
+  const auto rows_of = [&](auto count) {
+    constexpr int kRows = decltype(count)::value;
+    dot_cols<kRows, kStream>(a + i * a_stride, a_stride, b, b_stride, cols, size, c + i * c_stride,
+                             c_stride);
+    i += kRows;
+  };
+  while (i + kBlockRows <= rows) rows_of(std::integral_constant<int, kBlockRows>{});
+  if (kBlockRows > 4 && i + 4 <= rows) rows_of(std::integral_constant<int, 4>{});
   switch (rows - i) {
     case 3:
-      return dot_cols<3, kStream>(rest, a_stride, b, b_stride, cols, size, c_rest, c_stride);
+      return rows_of(std::integral_constant<int, 3>{});
     case 2:
-      return dot_cols<2, kStream>(rest, a_stride, b, b_stride, cols, size, c_rest, c_stride);
+      return rows_of(std::integral_constant<int, 2>{});
     case 1:
-      return dot_cols<1, kStream>(rest, a_stride, b, b_stride, cols, size, c_rest, c_stride);
+      return rows_of(std::integral_constant<int, 1>{});
     default:
       return;
   }

@@ -8,6 +8,8 @@ namespace {
 const Kernels& choose() {
 #if defined(__x86_64__)
   switch (active_isa()) {
+    case Isa::kAmx:
+      return amx_kernels();
     case Isa::kAvx512:
       return avx512_kernels();
     case Isa::kAvx2:

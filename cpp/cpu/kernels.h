@@ -17,6 +17,10 @@ struct Kernels {
   void (*gated)(const GatedParams&, int64_t begin, int64_t end);
   void (*kv_store)(const KvStoreParams&, int64_t begin, int64_t end);
   void (*linear)(const LinearParams&, int64_t begin, int64_t end);
+  // bf16 products on matrix tiles; nullptr where the machine has none, then `linear` takes them.
+  int64_t (*packed_words)(const LinearParams&);
+  void (*pack_tokens)(const LinearParams&, uint32_t* out);
+  void (*tile_linear)(const LinearParams&, const uint32_t* packed, int64_t begin, int64_t end);
   void (*to_float)(DType, const void* x, int64_t rows, int64_t cols, int64_t stride, float* out);
   void (*attention)(const AttentionParams&, const AttentionItem&);
   void (*merge_attention)(const AttentionParams&, const AttentionItem* parts, int64_t count);
@@ -30,6 +34,7 @@ struct Kernels {
 const Kernels& portable_kernels();
 const Kernels& avx2_kernels();
 const Kernels& avx512_kernels();
+const Kernels& amx_kernels();
 
 // Those of active_isa().
 const Kernels& kernels();

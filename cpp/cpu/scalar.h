@@ -5,7 +5,9 @@
 #include <bit>
 #include <cstdint>
 
-#if defined(__AVX512F__)
+#if defined(__AMX_BF16__)
+#define SRT_ISA amx
+#elif defined(__AVX512F__)
 #define SRT_ISA avx512
 #elif defined(__AVX2__)
 #define SRT_ISA avx2

@@ -79,7 +79,14 @@ inline bool any_less(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LT
 inline float sum(Vec a) { return _mm512_reduce_add_ps(a.v); }
 // sums[i] = sum of the lanes of a[i].
 inline void sum4(const Vec* a, float* sums) {
-  for (int i = 0; i < 4; ++i) sums[i] = sum(a[i]);
+  __m128 part[4];
+  for (int i = 0; i < 4; ++i) {
+    const __m256 half =
+        _mm256_add_ps(_mm512_castps512_ps256(a[i].v), _mm512_extractf32x8_ps(a[i].v, 1));
+    part[i] = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+  }
+  _MM_TRANSPOSE4_PS(part[0], part[1], part[2], part[3]);
+  _mm_storeu_ps(sums, _mm_add_ps(_mm_add_ps(part[0], part[1]), _mm_add_ps(part[2], part[3])));
 }
 inline float max_lane(Vec a) { return _mm512_reduce_max_ps(a.v); }
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }

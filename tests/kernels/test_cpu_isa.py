@@ -27,7 +27,7 @@ def run_with(isa: str, *args: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512", "amx"])
 def test_instruction_sets_agree(isa: str, tmp_path: Path) -> None:
     """With each other to a few roundings; which of them is right, the op tests say."""
     done = run_with(isa, str(TESTS / "kernels" / "isa_outputs.py"), str(tmp_path / "out.pt"))
@@ -51,4 +51,4 @@ def test_instruction_sets_agree(isa: str, tmp_path: Path) -> None:
 def test_an_unknown_instruction_set_is_refused() -> None:
     done = run_with("sse9", "-c", "from srt.core import native; native.cpu_isa()")
     assert done.returncode != 0
-    assert "SRT_CPU_ISA is sse9, must be portable, avx2 or avx512" in done.stderr
+    assert "SRT_CPU_ISA is sse9, must be portable, avx2, avx512 or amx" in done.stderr
