@@ -31,13 +31,12 @@ def test_leading_dimensions_are_kept() -> None:
     assert torch.equal(out, ops.linear(x.view(6, 40), weight).view(2, 3, 7))
 
 
-def test_rows_do_not_depend_on_each_other() -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_do_not_depend_on_each_other(dtype: torch.dtype) -> None:
     """Each row of a product has the same bits whatever rows stand beside it."""
     generator = torch.Generator().manual_seed(0)
-    x, weight = (
-        torch.randn(301, 576, generator=generator),
-        torch.randn(100, 576, generator=generator),
-    )
+    x = torch.randn(301, 576, generator=generator).to(dtype)
+    weight = torch.randn(100, 576, generator=generator).to(dtype)
     whole = ops.linear(x, weight)
     for rows in (1, 2, 3, 5, 8, 200):
         assert torch.equal(ops.linear(x[:rows], weight), whole[:rows])
