@@ -104,7 +104,7 @@ void bind_config(py::module_& m) {
                        double new_token_ratio_decay, int32_t clip_max_new_tokens,
                        uint64_t random_seed, bool self_check, int32_t work_words,
                        int32_t max_step_logits, int32_t max_extra_words,
-                       int32_t shared_prefix_pages) {
+                       int32_t shared_prefix_pages, bool whole_prompts) {
              SchedulerConfig config{.num_pages = num_pages,
                                     .page_size = page_size,
                                     .max_running = max_running,
@@ -117,6 +117,7 @@ void bind_config(py::module_& m) {
                                     .init_new_token_ratio = init_new_token_ratio,
                                     .min_new_token_ratio = min_new_token_ratio,
                                     .new_token_ratio_decay = new_token_ratio_decay,
+                                    .whole_prompts = whole_prompts,
                                     .clip_max_new_tokens = clip_max_new_tokens,
                                     .random_seed = random_seed,
                                     .self_check = self_check,
@@ -132,7 +133,7 @@ void bind_config(py::module_& m) {
            "enable_mixed"_a = true, "init_new_token_ratio"_a = 0.7, "min_new_token_ratio"_a = 0.1,
            "new_token_ratio_decay"_a = 0.001, "clip_max_new_tokens"_a = 4096, "random_seed"_a = 0,
            "self_check"_a = false, "work_words"_a = 0, "max_step_logits"_a = 0,
-           "max_extra_words"_a = 1024, "shared_prefix_pages"_a = 0)
+           "max_extra_words"_a = 1024, "shared_prefix_pages"_a = 0, "whole_prompts"_a = false)
       .def_readonly("num_pages", &SchedulerConfig::num_pages)
       .def_readonly("page_size", &SchedulerConfig::page_size)
       .def_readonly("max_running", &SchedulerConfig::max_running)
@@ -171,6 +172,10 @@ void bind_plan(py::module_& m) {
                              [](const StepPlan& p) { return to_array(p.logit_seq_ids); })
       .def_property_readonly("logit_positions",
                              [](const StepPlan& p) { return to_array(p.logit_positions); })
+      .def_property_readonly("prompt_end_seq_ids",
+                             [](const StepPlan& p) { return to_array(p.prompt_end_seq_ids); })
+      .def_property_readonly("prompt_end_seqs",
+                             [](const StepPlan& p) { return to_array(p.prompt_end_seqs); })
       .def_property_readonly("prefix_groups",
                              [](const StepPlan& p) { return to_array(p.prefix_groups); })
       .def_property_readonly("prefix_pages",

@@ -100,6 +100,10 @@ void Writer::write_item(const BatchItem& item, int32_t seq_idx) {
     write_logit(item, prompt_row_++, token_idx_ + position - 1 - item.start, seq_idx, position);
   }
   if (samples) write_sample(item, seq_idx);
+  if (!samples && item.seq->phase == Phase::kDecode) {
+    plan_.prompt_end_seq_ids.push_back(item.seq->request.id);
+    plan_.prompt_end_seqs.push_back(seq_idx);
+  }
   write_updates(item);
   write_tokens(item, seq_idx);
 }

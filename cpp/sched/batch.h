@@ -34,8 +34,11 @@ struct StepPlan {
   std::vector<SeqId> sample_seq_ids;
   std::vector<SeqId> logit_seq_ids;
   std::vector<int32_t> logit_positions;  // position of the token that the row predicts
-  std::vector<int32_t> prefix_groups;    // by decode: group that shares a prefix, -1: none
-  std::vector<int32_t> prefix_pages;     // by decode: pages that its group shares
+  // Prompts of sequences with max_new_tokens 0 that end with this step: id, and place in the step.
+  std::vector<SeqId> prompt_end_seq_ids;
+  std::vector<int32_t> prompt_end_seqs;
+  std::vector<int32_t> prefix_groups;  // by decode: group that shares a prefix, -1: none
+  std::vector<int32_t> prefix_pages;   // by decode: pages that its group shares
 
   bool is_decode_only() const { return num_decode == num_seqs; }
 };

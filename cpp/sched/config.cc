@@ -32,6 +32,8 @@ void SchedulerConfig::validate() const {
   expect(clip_max_new_tokens >= 1, "clip_max_new_tokens must be at least 1");
   expect(work_words >= 0 && max_extra_words >= 0 && shared_prefix_pages >= 0,
          "work_words, max_extra_words and shared_prefix_pages must not be negative");
+  expect(!(whole_prompts && enable_radix),
+         "whole_prompts needs enable_radix off: a prefix depends on what follows it");
   expect(max_step_logits == 0 || max_step_logits > max_running,
          "max_step_logits must be 0 or larger than max_running");
 }

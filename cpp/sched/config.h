@@ -29,6 +29,7 @@ struct SchedulerConfig {
   double init_new_token_ratio = 0.7;    // share of its remaining tokens that a running sequence
   double min_new_token_ratio = 0.1;     // is expected to need: starts here, never goes below,
   double new_token_ratio_decay = 1e-3;  // and shrinks so much per decode step
+  bool whole_prompts = false;           // a prompt runs in one step: attention looks ahead
   int32_t clip_max_new_tokens = 4096;   // output tokens counted in admission, at most
   uint64_t random_seed = 0;
   bool self_check = false;          // check_invariants() after every call: O(everything)

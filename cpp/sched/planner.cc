@@ -153,6 +153,7 @@ int32_t Scheduler::chunk_len(const Sequence& seq, int32_t budget) const {
     if (rows < 0) return 0;
     if (seq.wants_prompt_logprobs()) n = std::min(n, seq.next_logprob - 1 - seq.kv_len + rows);
   }
+  if (config_.whole_prompts && n < seq.num_known() - seq.kv_len) return 0;
   return std::max(n, 0);
 }
 

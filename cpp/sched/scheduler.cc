@@ -19,13 +19,20 @@ void check_request(const NewSequence& seq, const SchedulerConfig& config) {
   expect(seq.max_new_tokens >= 0, "max_new_tokens must not be negative");
   expect(seq.min_new_tokens >= 0, "min_new_tokens must not be negative");
   const auto prompt_len = static_cast<int64_t>(seq.tokens.size());
-  if (prompt_len >= config.max_seq_len) {
+  const int64_t least_output = seq.max_new_tokens > 0 ? 1 : 0;
+  if (prompt_len + least_output > config.max_seq_len) {
     throw InvalidArgument("prompt has " + std::to_string(prompt_len) +
                           " tokens, the context window holds " +
-                          std::to_string(config.max_seq_len) + " with at least one of output");
+                          std::to_string(config.max_seq_len) +
+                          (least_output > 0 ? " with at least one of output" : ""));
+  }
+  if (config.whole_prompts && prompt_len > config.max_prefill_tokens) {
+    throw InvalidArgument("prompt has " + std::to_string(prompt_len) +
+                          " tokens, a step that runs it whole holds " +
+                          std::to_string(config.max_prefill_tokens));
   }
   const int64_t pool_tokens = int64_t{config.num_pages - 1} * config.page_size;
-  const int64_t needed = prompt_len + (seq.max_new_tokens > 0 ? 1 : 0);
+  const int64_t needed = prompt_len + least_output;
   if (needed > pool_tokens) {
     throw InvalidArgument("prompt and output need at least " + std::to_string(needed) +
                           " KV slots, the KV pool holds " + std::to_string(pool_tokens));

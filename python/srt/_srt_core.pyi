@@ -39,6 +39,7 @@ class SchedulerConfig:
         max_step_logits: int = 0,
         max_extra_words: int = 1024,
         shared_prefix_pages: int = 0,
+        whole_prompts: bool = False,
     ) -> None: ...
     @property
     def num_pages(self) -> int: ...
@@ -107,6 +108,12 @@ class StepPlan:
     @property
     def logit_positions(self) -> NDArray[np.int32]:
         """[num_logits]: position of the token that the row predicts."""
+    @property
+    def prompt_end_seq_ids(self) -> NDArray[np.uint64]:
+        """Sequences with max_new_tokens 0 whose prompt ends with this step."""
+    @property
+    def prompt_end_seqs(self) -> NDArray[np.int32]:
+        """Their places among the step's sequences."""
     @property
     def prefix_groups(self) -> NDArray[np.int32]:
         """[num_decode], or [0] when off: group that shares a prefix, -1: none."""

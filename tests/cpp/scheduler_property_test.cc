@@ -76,7 +76,7 @@ class Traffic {
     seq.sync = below(6) == 0;
     const int64_t slots = int64_t{setting_.config.num_pages - 1} * setting_.config.page_size;
     const auto needed = static_cast<int64_t>(seq.tokens.size()) + (seq.max_new_tokens > 0 ? 1 : 0);
-    if (seq.tokens.size() >= max_seq_len || needed > slots) {
+    if (needed > int64_t{max_seq_len} || needed > slots) {
       ASSERT_THROW(world_.add(seq), InvalidArgument);
       return;
     }

@@ -131,6 +131,52 @@ TEST_F(SchedulerTest, TheContextLimitEndsASequence) {
   EXPECT_EQ(world.life(1).finish, FinishReason::kLength);
 }
 
+TEST_F(SchedulerTest, APromptWithoutOutputTellsTheStepItEndsWith) {
+  SchedulerConfig config = small_config();
+  config.max_step_tokens = 10;
+  World& world = start(config);
+  world.add(request(1, "ab", 9));
+  ASSERT_TRUE(world.schedule());
+  EXPECT_TRUE(world.plan.prompt_end_seq_ids.empty());
+  world.commit();
+  world.add(request(2, std::string(11, 'c'), 0));
+  ASSERT_TRUE(world.schedule());
+  EXPECT_TRUE(world.plan.prompt_end_seq_ids.empty());
+  world.commit();
+  ASSERT_TRUE(world.schedule());
+  EXPECT_EQ(world.plan.prompt_end_seq_ids, std::vector<SeqId>{2});
+  EXPECT_EQ(world.plan.prompt_end_seqs, std::vector<int32_t>{1});
+  world.run_to_end();
+  world.check_drained();
+}
+
+TEST_F(SchedulerTest, APromptWithoutOutputMayFillTheContext) {
+  World& world = start();
+  world.add(request(1, std::string(64, 'a'), 0));
+  world.run_to_end();
+  EXPECT_EQ(world.life(1).finish, FinishReason::kLength);
+  EXPECT_THROW(world.scheduler.add(request(2, std::string(65, 'a'), 0)), InvalidArgument);
+}
+
+TEST_F(SchedulerTest, WholePromptsAreNeverChunked) {
+  SchedulerConfig config = small_config();
+  config.whole_prompts = true;
+  EXPECT_THROW(Scheduler{config}, InvalidArgument);  // a cached prefix would not know its suffix
+  config.enable_radix = false;
+  config.max_step_tokens = config.max_prefill_tokens = 20;
+  World& world = start(config);
+  EXPECT_THROW(world.scheduler.add(request(9, std::string(21, 'a'), 0)), InvalidArgument);
+  world.add(request(1, std::string(15, 'a'), 0));
+  world.add(request(2, std::string(20, 'b'), 0));
+  world.add(request(3, "ccc", 0));
+  for (const std::vector<int32_t>& lens : {std::vector{15, 0, 0}, {0, 20, 0}, {0, 0, 3}}) {
+    ASSERT_TRUE(world.schedule());
+    EXPECT_EQ((std::vector{world.q_len(1), world.q_len(2), world.q_len(3)}), lens);
+    world.commit();
+  }
+  world.check_drained();
+}
+
 TEST_F(SchedulerTest, NoNewTokensMeansPrefillOnly) {
   World& world = start();
   world.add(request(1, "abcd", 0));
