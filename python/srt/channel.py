@@ -36,6 +36,15 @@ class GenerateRequest(
     namespace: str = ""  # prefixes are shared only within one namespace
 
 
+class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True, tag="embed", omit_defaults=True):
+    """Turn one prompt into a vector; ends with LENGTH, its token -1, and an embedding."""
+
+    seq_id: int
+    input_ids: bytes  # int32 little-endian
+    priority: int = 0
+    namespace: str = ""
+
+
 class AbortRequest(msgspec.Struct, frozen=True, tag="abort"):
     """Stop these sequences within one step; unknown ids are ignored."""
 
@@ -46,8 +55,10 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, tag="call", omit_defaults=
     """A rare control request, answered by one CallResult.
 
     Methods: `flush_cache` (not ok while sequences run or wait), `get_state` (payload: a flat map
-    of figures), `start_profile` (args: folder), `stop_profile`, `shutdown` (args: drain; with
-    drain, living sequences run to their end first; without, they are aborted; then exit 0).
+    of figures), `update_weights` (args: model_path, load_format or None; waits for what lives,
+    and sequences that come meanwhile wait for it), `start_profile` (args: folder), `stop_profile`,
+    `shutdown` (args: drain; with drain, living sequences run to their end first; without, they
+    are aborted; then exit 0).
     """
 
     call_id: int
@@ -80,6 +91,7 @@ class StepEvents(msgspec.Struct, frozen=True, kw_only=True, tag="events"):
     finish: list[int]  # FinishReason
     cached_tokens: dict[int, int] = {}  # seq_id -> prompt tokens found in the prefix cache
     logprobs: dict[int, SeqLogprobs] = {}
+    embeddings: dict[int, bytes] = {}  # seq_id -> float32 little-endian, with its last event
     errors: dict[int, str] = {}  # seq_id -> why, for FinishReason.ERROR
 
 
@@ -92,6 +104,21 @@ class CallResult(msgspec.Struct, frozen=True, kw_only=True, tag="result"):
     payload: msgspec.Raw = msgspec.Raw(b"\xc0")
 
 
+class EmbeddingInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the server must know of the vectors that an engine gives.
+
+    size: numbers in one vector.  kind: "embedding", or "scores" of a sequence classifier.
+    refusal: why EmbedRequests cannot be served; "": they can.
+    cuts: the lengths that a vector may be cut to; empty: any; None: it may not be cut.
+    """
+
+    size: int
+    kind: str = "embedding"
+    is_normalized: bool = True
+    cuts: list[int] | None = None
+    refusal: str = ""
+
+
 class EngineReady(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     """Sent once by rank 0 when it can serve."""
 
@@ -101,6 +128,7 @@ class EngineReady(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     vocab_size: int
     table: list[tuple[str, str]]  # the start-up table: phase or budget line, value
     is_generation: bool = True
+    embedding: EmbeddingInfo | None = None
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True, tag="stats"):
@@ -124,7 +152,7 @@ class EngineFailed(msgspec.Struct, frozen=True, tag="failed"):
     message: str
 
 
-ToEngine = GenerateRequest | AbortRequest | Call
+ToEngine = GenerateRequest | EmbedRequest | AbortRequest | Call
 FromEngine = StepEvents | CallResult | EngineReady | EngineStats | EngineFailed
 
 _encoder = msgspec.msgpack.Encoder()

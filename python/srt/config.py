@@ -85,7 +85,9 @@ class Settings:
         "kimi or magistral",
         "auto",
     )
-    is_embedding: bool = _model("serve a causal model as an embedder", False)
+    is_embedding: bool = _model(
+        "embed instead of generating: any model, pooled as its checkpoint says", False
+    )
 
     host: str = _http("address to listen on", "127.0.0.1")
     port: int = _http("port to listen on", 30000, low=0, high=65535)
@@ -193,6 +195,9 @@ class Settings:
     log_requests: bool = _log("log each request's parameters", False)
     decode_log_interval: int = _log("steps between lines on throughput; 0: none", 40, low=0)
     enable_metrics: bool = _log("serve Prometheus metrics at /metrics", False)
+    profiler_dir: str = _log(
+        "where /start_profile puts traces", "srt_profile", env=("SGLANG_TORCH_PROFILER_DIR",)
+    )
 
     def __post_init__(self) -> None:
         check_limits(self)
@@ -273,7 +278,6 @@ class Settings:
                 "fp8 is what this version serves",
             ),
             ("load_format", self.load_format == "npcache", "safetensors load faster than npcache"),
-            ("is_embedding", self.is_embedding, "embedding models are not served in this version"),
             (
                 "file_storage_path",
                 self.file_storage_path != "srt_storage",

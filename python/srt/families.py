@@ -22,6 +22,7 @@ from srt.dense_families import (
     read_qwen3,
     read_stablelm,
 )
+from srt.embedding_config import matryoshka_dimensions, read_embedding
 from srt.errors import LoadError
 from srt.hf_config import HfConfig, JsonObject
 from srt.model_config import (
@@ -49,6 +50,17 @@ def headless(reader: Reader) -> Reader:
     return lambda hf: replace(reader(hf), has_lm_head=False)
 
 
+def classifier(reader: Reader) -> Reader:
+    """A sequence classifier (a reward model): the same, with a row of scores for the last token."""
+
+    def read(hf: HfConfig) -> ModelConfig:
+        names = hf.nested("id2label")
+        labels = len(names.data) if names is not None else hf.integer("num_labels", default=2)
+        return replace(reader(hf), has_lm_head=False, num_labels=labels)
+
+    return read
+
+
 READERS: dict[str, Reader] = {
     "ChatGLMForConditionalGeneration": read_chatglm,
     "ChatGLMModel": read_chatglm,
@@ -65,16 +77,20 @@ READERS: dict[str, Reader] = {
     "InternLM2ForCausalLM": read_internlm2,
     "LlamaEmbeddingModel": headless(read_llama),
     "LlamaForCausalLM": read_llama,
+    "LlamaForSequenceClassification": classifier(read_llama),
     "LlamaModel": headless(read_llama),
     "MistralForCausalLM": read_mistral,
+    "MistralForSequenceClassification": classifier(read_mistral),
     "MistralModel": headless(read_mistral),
     "MixtralForCausalLM": read_mixtral,
     "Phi3ForCausalLM": read_phi3,
     "QWenLMHeadModel": read_qwen,
     "Qwen2ForCausalLM": read_qwen2,
+    "Qwen2ForSequenceClassification": classifier(read_qwen2),
     "Qwen2Model": headless(read_qwen2),
     "Qwen2MoeForCausalLM": read_qwen2_moe,
     "Qwen3ForCausalLM": read_qwen3,
+    "Qwen3ForSequenceClassification": classifier(read_qwen3),
     "Qwen3MoeForCausalLM": read_qwen3_moe,
     "StableLmForCausalLM": read_stablelm,
 }
@@ -86,6 +102,7 @@ def load_model_config(
     context_len: int | None = None,
     overrides: JsonObject | None = None,
     quantization: str | None = None,
+    is_embedding: bool = False,
 ) -> ModelConfig:
     """Reads a checkpoint's config.
 
@@ -93,6 +110,7 @@ def load_model_config(
         source: a folder with config.json and, often, generation_config.json; or a GGUF file.
         context_len: `--context-length`, or None for the model's own.
         quantization: `--quantization`, or None for the checkpoint's own.
+        is_embedding: `--is-embedding`: the model is to embed, not to generate.
         overrides: `--json-model-override-args`, laid over config.json.
 
     Raises:
@@ -109,4 +127,31 @@ def load_model_config(
     config = add_generation(READERS[names[0]](hf), hf, generation)
     if config.moe is not None and (config.quant is not None or quantization is not None):
         raise LoadError(f"{hf.where}: {names[0]} has experts, which are not served quantized")
-    return with_quantization(with_context_len(config, context_len), quantization)
+    config = with_quantization(with_context_len(config, context_len), quantization)
+    return with_embedding(config, hf, source, is_embedding=is_embedding)
+
+
+def with_embedding(
+    config: ModelConfig, hf: HfConfig, source: Path, *, is_embedding: bool
+) -> ModelConfig:
+    """`config` with its pooling, and without a head where the launch does not generate.
+
+    Raises:
+        LoadError: the pooling is not supported, or a model that looks ahead was to generate.
+    """
+    causal = hf.flag("is_causal", default=True)
+    config = replace(
+        config,
+        causal=causal,
+        has_lm_head=config.has_lm_head and not is_embedding,
+        embedding=read_embedding(source),
+        cuts=matryoshka_dimensions(hf),
+    )
+    if not causal and config.has_lm_head:
+        raise LoadError(
+            f"{hf.where}: is_causal is false: the model sees what follows a token and cannot "
+            "generate; --is-embedding serves it as an embedder"
+        )
+    if not causal and any(config.windows):
+        raise LoadError(f"{hf.where}: is_causal false with a sliding window is not supported")
+    return config

@@ -23,9 +23,16 @@ from srt.answer import Answer, AnswerOptions, Result
 from srt.channel import GenerateRequest, SeqLogprobs
 from srt.config import Settings
 from srt.engine.client import EngineClient, Sink
+from srt.engine.vectors import VectorWaiter
 from srt.errors import InternalServerError, InvalidParameter
 from srt.hub import HubOptions, resolve_model
-from srt.text.sampling import Limits, Sampling, SamplingFields, check_sampling
+from srt.text.sampling import (
+    Limits,
+    Sampling,
+    SamplingFields,
+    check_prompt_len,
+    check_sampling,
+)
 from srt.text.tokenizer import Tokenizer, load_tokenizer, model_eos_ids
 
 T = TypeVar("T")
@@ -110,6 +117,30 @@ class Engine:
             return await asyncio.to_thread(self.generate, *args, **kwargs)
         return _iterate_in_thread(self.generate(*args, stream=True, **kwargs))
 
+    def encode(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        input_ids: Sequence[int] | Sequence[Sequence[int]] | None = None,
+    ) -> Any:
+        """The vector of a prompt, or of each of several, pooled as the checkpoint says.
+
+        Args:
+            prompt: text; or `input_ids` instead: token ids. A list of either gives a list.
+
+        Returns:
+            `{"embedding": [float, …], "meta_info": {…}}`, or a list of them; a sequence
+            classifier's scores stand for the embedding.
+
+        Raises:
+            RequestError: a prompt cannot be embedded, or the engine died.
+        """
+        prompts, is_list = self._prompts(prompt, input_ids)
+        for ids in prompts:
+            check_prompt_len(len(ids), self._limits, is_answered=False)
+        results = VectorWaiter(self._client).run(prompts)
+        return results if is_list else results[0]
+
     def flush_cache(self) -> None:
         """Empties the prefix cache. Raises InternalServerError while sequences run."""
         self._client.call("flush_cache")
@@ -117,6 +148,14 @@ class Engine:
     def state(self) -> list[dict[str, Any]]:
         """Sizes and figures of each copy of the model."""
         return self._client.call("get_state")
+
+    def update_weights(self, model_path: str, load_format: str | None = None) -> None:
+        """Serves other weights of the same model; waits for what runs; copies go each its way.
+
+        Raises:
+            InternalServerError: they do not fit; those served before still are.
+        """
+        self._client.call("update_weights", None, model_path=model_path, load_format=load_format)
 
     def start_profile(self, folder: str) -> None:
         """Records a torch profile; `stop_profile` writes a trace per rank into `folder`."""

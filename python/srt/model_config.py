@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from srt.embedding_config import LAST_TOKEN, EmbeddingConfig
 from srt.errors import ConfigError, LoadError
 from srt.gguf_file import GgufFile
 from srt.hf_config import HfConfig, JsonObject, merge, read_json
@@ -72,7 +73,10 @@ class ModelConfig:
     qkv_clip: q, k and v are clamped to ±it before rotation; 0: not.
     attn_scale: multiplies q·k.  attn_softcap, logit_softcap: cap·tanh(x / cap); 0: none.
     embed_scale, logit_scale: multiply the embeddings and the logits.
-    has_lm_head: False for embedding models.
+    has_lm_head: False for models that only embed or classify.
+    num_labels: scores of a sequence classifier; 0: it is none.
+    causal: False: tokens see what follows them.
+    embedding: how hidden states become a vector.  cuts: `matryoshka_dimensions`.
     dtype: of the checkpoint's weights.  context_len: as configured, before `--context-length`.
     eos_token_ids: all of config.json and generation_config.json.
     default_sampling: generation_config.json's sampling fields, as information.
@@ -104,6 +108,10 @@ class ModelConfig:
     mlp_bias: bool = False
     lm_head_bias: bool = False
     has_lm_head: bool = True
+    num_labels: int = 0
+    causal: bool = True
+    embedding: EmbeddingConfig = LAST_TOKEN
+    cuts: tuple[int, ...] | None = None
     parallel_residual: bool = False
     sandwich_norm: bool = False
     qk_norm: str = ""

@@ -119,7 +119,7 @@ def load(source: Path, tp: TensorParallel | None = None, **config: Any) -> Runne
     """The model of a checkpoint in float32 on the CPU. `config` goes to load_model_config."""
     tp = tp or TensorParallel()
     model = build_model(load_model_config(source, **config), tp, torch.device("cpu"), torch.float32)
-    load_weights(model, model.weights(), source, tp)
+    load_weights(model, model.weight_table(), source, tp)
     return Runner(model)
 
 

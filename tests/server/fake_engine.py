@@ -10,12 +10,17 @@ import array
 import asyncio
 import math
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+import msgspec
 
 from srt.channel import (
     AbortRequest,
     Call,
     CallResult,
+    EmbeddingInfo,
+    EmbedRequest,
     EngineEnd,
     EngineFailed,
     EngineReady,
@@ -23,6 +28,7 @@ from srt.channel import (
     GenerateRequest,
     SeqLogprobs,
     StepEvents,
+    ToEngine,
     decode_to_engine,
 )
 from srt.types import FinishReason
@@ -33,7 +39,15 @@ READY = EngineReady(
     max_running=16,
     vocab_size=512,
     table=[("weights", "0.1 GiB"), ("KV pool", "4096 tokens")],
+    embedding=EmbeddingInfo(size=4, cuts=[2, 3]),
 )
+
+
+def vector_of(prompt: Sequence[int]) -> list[float]:
+    """The made-up vector of a prompt, of length 1."""
+    values = [1.0, *(math.sin(i + sum(prompt)) for i in range(3))]
+    length = math.sqrt(sum(x * x for x in values))
+    return [x / length for x in values]
 
 
 def logprob_of(position: int) -> float:
@@ -60,12 +74,15 @@ class FakeEngine:
     endpoint: str
     ready: EngineReady = READY
     requests: list[GenerateRequest] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    refuses_calls: str = ""  # what it says to calls that it cannot do
     aborted: set[int] = field(default_factory=set)
     finished: set[int] = field(default_factory=set)
     living: dict[int, _Living] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._changed = threading.Condition()
+        self.is_held = False  # calls wait
         self._steps_left = math.inf
         self._dies: str | None = None
         self._says_why = False
@@ -104,6 +121,17 @@ class FakeEngine:
         with self._changed:
             assert self._changed.wait_for(lambda: len(self.living) >= count, timeout_s)
 
+    def hold_calls(self, *, is_held: bool) -> None:
+        """Calls wait until they are let go."""
+        with self._changed:
+            self.is_held = is_held
+            self._changed.notify_all()
+
+    def wait_for_calls(self, count: int, timeout_s: float = 10.0) -> None:
+        """Until `count` calls have come."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.calls) >= count, timeout_s)
+
     def wait_for_aborts(self, count: int, timeout_s: float = 10.0) -> None:
         """Until `count` sequences have been aborted and nothing lives."""
         with self._changed:
@@ -130,8 +158,10 @@ class FakeEngine:
         end.close()
         self._loop.call_soon_threadsafe(self._exited.set)
 
-    def _take(self, end: EngineEnd, record: GenerateRequest | AbortRequest | Call) -> None:
-        if isinstance(record, GenerateRequest):
+    def _take(self, end: EngineEnd, record: ToEngine) -> None:
+        if isinstance(record, EmbedRequest):
+            self._embed(end, record)
+        elif isinstance(record, GenerateRequest):
             prompt = array.array("i")
             prompt.frombytes(record.input_ids)
             self.requests.append(record)
@@ -143,12 +173,32 @@ class FakeEngine:
         elif record.method == "shutdown":
             self._closes = True
         else:
-            is_ok = not self.living
+            self.calls.append(record)
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self.is_held, 10.0)
+            why = self.refuses_calls or ("requests run" if self.living else "")
             end.send(
                 CallResult(
-                    call_id=record.call_id, ok=is_ok, message="" if is_ok else "requests run"
+                    call_id=record.call_id,
+                    ok=not why,
+                    message=why,
+                    payload=msgspec.Raw(msgspec.msgpack.encode("a file")),
                 )
             )
+
+    def _embed(self, end: EngineEnd, record: EmbedRequest) -> None:
+        prompt = array.array("i")
+        prompt.frombytes(record.input_ids)
+        vector = array.array("f", vector_of(prompt)).tobytes()
+        end.send(
+            StepEvents(
+                seq_ids=[record.seq_id],
+                tokens=[-1],
+                finish=[int(FinishReason.LENGTH)],
+                cached_tokens={record.seq_id: 0},
+                embeddings={record.seq_id: vector},
+            )
+        )
 
     def _step(self, end: EngineEnd) -> None:
         seq_ids, tokens, finish = [], [], []

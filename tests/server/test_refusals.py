@@ -48,7 +48,7 @@ CASES: list[tuple[str, Any, int, str | None, str]] = [
     (G, {"text": "a", "input_ids": [1]}, 400, "text", "exactly one of text and input_ids"),
     (G, {"text": 5}, 400, "text", "text: expected"),
     (G, {"text": None}, 400, "text", "exactly one"),
-    (G, {"text": []}, 400, "text", "text has 0 prompts"),
+    (G, {"text": []}, 400, "text", "text has 0 entries"),
     (G, {"text": ""}, 400, "text", "no tokens"),
     (G, {"text": LONG}, 400, "text", "the context window holds 512"),
     (G, {"input_ids": []}, 400, "input_ids", "no tokens"),

@@ -18,6 +18,7 @@ from srt.channel import (
     AbortRequest,
     Call,
     CallResult,
+    EmbedRequest,
     EngineFailed,
     EngineReady,
     GenerateRequest,
@@ -63,6 +64,7 @@ class EngineClient:
         self._lock = threading.Lock()  # over the out sockets, the sinks and the calls
         self._sinks: dict[int, tuple[int, Sink]] = {}
         self._calls: dict[int, tuple[int, Future[Any]]] = {}
+        self._vectors: dict[int, bytes] = {}
         self._ids = itertools.count(1)
         self._failure: str | None = None
         self._closed = False
@@ -87,7 +89,7 @@ class EngineClient:
         """The process ids of the copies' first ranks."""
         return [process.pid for process in self._processes]
 
-    def submit(self, requests: Sequence[tuple[GenerateRequest, Sink]]) -> list[int]:
+    def submit(self, requests: Sequence[tuple[GenerateRequest | EmbedRequest, Sink]]) -> list[int]:
         """Starts sequences together; their `seq_id`s are given here and returned."""
         frames: list[list[bytes]] = [[] for _ in self._out]
         seq_ids = []
@@ -105,6 +107,10 @@ class EngineClient:
                     socket.send_multipart(parts)  # arrives as a whole, so they start together
         return seq_ids
 
+    def take_vector(self, seq_id: int) -> bytes:
+        """An embedded sequence's vector, once, when its sink has been told of its end."""
+        return self._vectors.pop(seq_id)
+
     def abort(self, seq_ids: Sequence[int]) -> None:
         """Asks for sequences' ends; their terminal events still come. Ended ones are fine."""
         with self._lock:
@@ -112,7 +118,7 @@ class EngineClient:
                 if seq_id in self._sinks:
                     self._send(self._sinks[seq_id][0], AbortRequest([seq_id]))
 
-    def call(self, method: str, timeout_s: float = 60.0, **args: Any) -> list[Any]:
+    def call(self, method: str, timeout_s: float | None = 60.0, **args: Any) -> list[Any]:
         """Calls all copies; their payloads. Raises InternalServerError with what one said."""
         raw = {name: msgspec.Raw(msgspec.msgpack.encode(value)) for name, value in args.items()}
         futures = []
@@ -196,6 +202,7 @@ class EngineClient:
 
     def _deal_out(self, events: StepEvents) -> None:
         cached, logprobs, errors = events.cached_tokens, events.logprobs, events.errors
+        self._vectors.update((i, v) for i, v in events.embeddings.items() if i in self._sinks)
         has_more = bool(cached or logprobs or errors)
         rows = zip(events.seq_ids, events.tokens, events.finish, strict=True)
         for seq_id, token, finish in rows:

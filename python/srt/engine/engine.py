@@ -18,6 +18,7 @@ from srt.channel import (
     AbortRequest,
     Call,
     CallResult,
+    EmbedRequest,
     EngineStats,
     FromEngine,
     GenerateRequest,
@@ -27,16 +28,19 @@ from srt.channel import (
 from srt.config import Settings
 from srt.core import native
 from srt.engine.logprobs import LogprobBook, StepLogprobs
+from srt.engine.pooling import VectorBook
 from srt.engine.profile import Profile
 from srt.engine.report import Reporter
 from srt.engine.startup import Rank
 from srt.engine.step import StepShape
+from srt.engine.update import UpdateRefused, WeightUpdater
 from srt.types import FinishReason
 
 log = logging.getLogger("srt.engine")
 
 INTERNAL_CALL = -1  # call_id of calls that nobody waits for
 MAX_STUCK_TURNS = 3
+NO_GENERATION = "this model embeds and cannot generate"
 
 
 class Engine:
@@ -56,12 +60,16 @@ class Engine:
         self._drain: Call | None = None
         self._num_stuck = 0
         self._errors: dict[int, str] = {}
+        self._vectors = VectorBook()
+        self._updater = WeightUpdater(settings, rank)
+        self._update: Call | None = None
+        self._held: list[ToEngine] = []  # sequences that came during an update
         self.reporter = Reporter(rank.scheduler, settings.decode_log_interval, quiet=tp_rank != 0)
 
     @property
     def is_busy(self) -> bool:
         """Whether a turn without records has anything to do."""
-        return bool(self._living or self._plans)
+        return bool(self._living or self._plans or self._update or self._errors)
 
     def turn(self, records: list[ToEngine]) -> list[FromEngine]:
         """Takes `records` in, launches at most one step, commits at most one.
@@ -77,6 +85,7 @@ class Engine:
         events = self._events(logprobs)
         if events is not None:
             out.append(events)
+        self._finish_update(out)
         self._finish_drain(out)
         stats = self.reporter.heartbeat_if_due()
         if stats is not None:
@@ -92,8 +101,14 @@ class Engine:
         self.worker.close()
 
     def _take(self, record: ToEngine, out: list[FromEngine]) -> None:
+        if self._update is not None and not isinstance(record, Call):
+            self._held.append(record)  # an abort, too: it may be of a sequence that is held
+            if not isinstance(record, AbortRequest):
+                return
         if isinstance(record, GenerateRequest):
             self._add(record)
+        elif isinstance(record, EmbedRequest):
+            self._add_embed(record)
         elif isinstance(record, AbortRequest):
             for seq_id in record.seq_ids:
                 self.scheduler.abort(seq_id)
@@ -102,8 +117,9 @@ class Engine:
 
     def _add(self, request: GenerateRequest) -> None:
         seq_id, sampling = request.seq_id, request.sampling
-        if self._drain is not None:
-            self._errors[seq_id] = "the server is shutting down"
+        if self._drain is not None or not self._rank.is_generation:
+            is_done = self._drain is not None
+            self._errors[seq_id] = "the server is shutting down" if is_done else NO_GENERATION
             return
         try:
             self.scheduler.add(
@@ -135,6 +151,29 @@ class Engine:
             prompt_len = len(request.input_ids) // 4
             self._book.open(seq_id, request.logprob_start, prompt_len, request.top_logprobs)
 
+    def _add_embed(self, request: EmbedRequest) -> None:
+        seq_id = request.seq_id
+        refusal = self._rank.embedding.refusal
+        if self._drain is not None:
+            refusal = "the server is shutting down"
+        if refusal:
+            self._errors[seq_id] = refusal
+            return
+        try:
+            self.scheduler.add(
+                seq_id,
+                request.input_ids,
+                max_new_tokens=0,
+                temperature=0.0,
+                priority=request.priority if self._settings.enable_priority_scheduling else 0,
+                namespace=request.namespace,
+            )
+        except (ValueError, TypeError) as e:
+            self._errors[seq_id] = str(e)
+            return
+        self._living.add(seq_id)
+        self._vectors.open(seq_id)
+
     def _launch(self) -> bool:
         """Plans and launches a step; False if nothing can run now."""
         plan = self.scheduler.schedule(self.worker.message) if self._living else None
@@ -158,6 +197,8 @@ class Engine:
         result = self.worker.result()
         self.scheduler.commit(plan.step, result.tokens)
         self.reporter.on_tokens(plan.num_samples)
+        if result.pooled is not None:
+            self._vectors.take_in(plan, result.pooled)
         if result.logprobs is not None:
             self._book.add_prompt_rows(plan, result.logprobs)
         return result.logprobs
@@ -177,6 +218,7 @@ class Engine:
                 if seq_id in self._book:
                     is_first = bool(cached[i] >= 0)
                     kept[seq_id] = self._book.take(seq_id, samples[i], logprobs, is_first=is_first)
+        vectors = self._vectors.collect(seq_ids, finish)
         for i in np.flatnonzero(news.finish).tolist():
             self._living.discard(seq_ids[i])
             self._book.close(seq_ids[i])
@@ -186,6 +228,7 @@ class Engine:
             finish=finish + [int(FinishReason.ERROR)] * len(errors),
             cached_tokens={seq_ids[i]: int(cached[i]) for i in np.flatnonzero(cached >= 0)},
             logprobs=kept,
+            embeddings=vectors,
             errors=errors,
         )
 
@@ -195,6 +238,9 @@ class Engine:
             if not msgspec.msgpack.decode(call.args.get("drain", b"\xc2"), type=bool):
                 for seq_id in sorted(self._living):
                     self.scheduler.abort(seq_id)
+            return
+        if call.method == "update_weights" and self._update is None:
+            self._update = call
             return
         try:
             payload = self._answer(call)
@@ -217,6 +263,8 @@ class Engine:
             return self._profile.start(folder)
         if call.method == "stop_profile":
             return self._profile.stop()
+        if call.method == "update_weights":
+            raise CallFailed("the weights are being updated already")
         raise CallFailed(f"the engine knows no call {call.method!r}")
 
     def state(self) -> dict[str, Any]:
@@ -232,6 +280,25 @@ class Engine:
             "num_steps_in_flight": len(self._plans),
             "cuda_graph_sizes": self.worker.graphs.sizes if self.worker.graphs else [],
         }
+
+    def _finish_update(self, out: list[FromEngine]) -> None:
+        """Updates the weights once nothing lives, then lets in who came meanwhile."""
+        if self._update is None or self._living or self._plans:
+            return
+        call, self._update = self._update, None
+        try:
+            path, load_format = (
+                msgspec.msgpack.decode(call.args.get(name, b"\xc0"), type=kind)
+                for name, kind in (("model_path", str), ("load_format", str | None))
+            )
+            self.worker.call(lambda: self._updater.update(path, load_format))
+            self.scheduler.flush()
+            out.append(CallResult(call_id=call.call_id, ok=True))
+        except (UpdateRefused, msgspec.ValidationError) as e:
+            out.append(CallResult(call_id=call.call_id, ok=False, message=str(e)))
+        held, self._held = self._held, []
+        for record in held:
+            self._take(record, out)
 
     def _finish_drain(self, out: list[FromEngine]) -> None:
         """Answers a shutdown once nothing lives."""

@@ -29,11 +29,12 @@ SPACINGS = ((8, 8), (256, 16), (512, 32), (1024, 64), (2048, 128))
 class StepOutput:
     """What a forward leaves on the device. tokens: int32 [S]; logits: [S, vocab], raw.
 
-    Both None where the step samples nothing.
+    Both None where the step samples nothing. pooled: on its way to the host, see `Pooler.pool`.
     """
 
     tokens: Tensor | None
     logits: Tensor | None
+    pooled: Tensor | None = None
 
 
 def graph_sizes(max_bs: int) -> list[int]:

@@ -27,7 +27,7 @@ from srt.core import native
 from srt.engine.engine import Engine
 from srt.engine.links import FollowerLink, LeaderLink, Link
 from srt.engine.place import Place, device_index, first_place, follower_address, local_ranks
-from srt.engine.startup import Rank, prefill_tokens, resolve_device, start_rank, use_device
+from srt.engine.startup import Rank, resolve_device, start_rank, use_device
 from srt.errors import ConfigError, LoadError
 from srt.parallel import TensorParallel, init_tensor_parallel
 
@@ -97,7 +97,7 @@ def serve(settings: Settings, place: Place, link: Link) -> None:
     engine = Engine(settings, rank, place.tp_rank)
     tp.barrier()  # all can serve
     link.send(ready_record(rank))
-    log_sizes(settings, rank)
+    log_sizes(rank)
     if device.type == "cpu":
         # Loading left this thread a pool of OpenMP threads. With more threads than cores libgomp
         # stops spinning between loops, and the forward's own pool sleeps hundreds of times a step.
@@ -131,15 +131,17 @@ def ready_record(rank: Rank) -> EngineReady:
         max_running=rank.limits.max_running,
         vocab_size=rank.config.vocab_size,
         table=rank.report.rows,
+        is_generation=rank.is_generation,
+        embedding=rank.embedding,
     )
 
 
-def log_sizes(settings: Settings, rank: Rank) -> None:
+def log_sizes(rank: Rank) -> None:
     """The line that operators tune by."""
     log.info(
         "max_total_num_tokens=%d, max_prefill_tokens=%d, max_running_requests=%d, context_len=%d",
         rank.max_total_tokens,
-        prefill_tokens(settings, rank.limits.max_seq_len),
+        rank.limits.max_step_tokens - rank.limits.max_running,
         rank.limits.max_running,
         rank.limits.max_seq_len,
     )

@@ -8,13 +8,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
+from srt.channel import EmbeddingInfo
 from srt.config import Settings
 from srt.core import native
 from srt.engine.cpu_tape import DecodeTapes
 from srt.engine.decode_plan import DecodePlanner, decode_kinds
+from srt.engine.embedder import embedding_info, embedding_rows, fit_to_model
 from srt.engine.graph import graph_sizes
 from srt.engine.memory import (
     CUDA_GRAPH_BYTES,
@@ -28,6 +31,7 @@ from srt.engine.memory import (
     page_bytes,
     pool_budget_bytes,
 )
+from srt.engine.pooling import Pooler
 from srt.engine.step import profile_words, write_profile_message
 from srt.engine.worker import DeviceState, Limits, Worker
 from srt.families import load_model_config
@@ -67,7 +71,7 @@ class StartupReport:
 
 @dataclass(frozen=True, slots=True)
 class Rank:
-    """A rank that is ready to run steps."""
+    """A rank that is ready to run steps. source: where its weights came from."""
 
     worker: Worker
     scheduler: native.Scheduler
@@ -75,6 +79,14 @@ class Rank:
     limits: Limits
     max_total_tokens: int
     report: StartupReport
+    embedding: EmbeddingInfo
+    source: Path
+    tp: TensorParallel
+
+    @property
+    def is_generation(self) -> bool:
+        """Whether the model has a head to generate with."""
+        return self.config.has_lm_head
 
 
 def resolve_device(requested: str, device_index: int) -> torch.device:
@@ -106,11 +118,12 @@ def start_rank(
     report = StartupReport()
     check_even_memory(device, tp)
     free_at_start = free_bytes(device)
-    model, dtype = _load(settings, tp, device, report)
+    model, dtype, source = _load(settings, tp, device, report)
+    settings = fit_to_model(settings, model.config)
     weight_bytes = free_at_start - free_bytes(device)
     fmt = KvFormat.of(settings.kv_cache_dtype, dtype)
     limits = make_limits(settings, model.config, device)
-    sizes = _graph_sizes(settings, limits, device)
+    sizes = _graph_sizes(settings, model.config, limits, device)
     planner = make_planner(model, dtype, fmt.name, device)
     with report.phase("run trial steps"):
         steps = measure_steps(model, limits, fmt, device, sizes, planner)
@@ -118,13 +131,17 @@ def start_rank(
     budget = pool_budget_bytes(settings, device, steps, num_local_ranks)
     num_pages = num_pool_pages(settings, budget, bytes_per_page, tp)
     limits = cap_running(settings, limits, num_pages)
-    sizes = _graph_sizes(settings, limits, device)
+    sizes = _graph_sizes(settings, model.config, limits, device)
     with report.phase("allocate the KV pool"):
         kv = allocate_pool(model.kv_spec, num_pages, limits.page_size, fmt, device)
         state = DeviceState.allocate(limits, kv, device)
-    scheduler_sizes = scheduler_config(settings, limits, num_pages)
+    whole_prompts = not model.config.causal
+    scheduler_sizes = scheduler_config(settings, limits, num_pages, whole_prompts=whole_prompts)
     scheduler = native.Scheduler(scheduler_sizes)
-    worker = Worker(model, state, limits, native.message_words(scheduler_sizes), planner)
+    embedding = embedding_info(model.config)
+    pooler = None if embedding.refusal else Pooler(model, limits.max_running, device)
+    message_words = native.message_words(scheduler_sizes)
+    worker = Worker(model, state, limits, message_words, planner, pooler)
     if device.type == "cpu" and tp.size == 1 and not settings.disable_cuda_graph:
         worker.tapes = DecodeTapes()
     if sizes:
@@ -136,7 +153,19 @@ def start_rank(
     report.add("activations of a step", f"{steps.activation_bytes / GIB:.2f} GiB")
     report.add("set aside for CUDA graphs", f"{steps.graph_bytes / GIB:.2f} GiB")
     report.add("avail mem", f"{free_bytes(device) / GIB:.2f} GB")
-    return Rank(worker, scheduler, model.config, limits, max_total_tokens, report)
+    for name, value in embedding_rows(model.config):
+        report.add(name, value)
+    return Rank(
+        worker=worker,
+        scheduler=scheduler,
+        config=model.config,
+        limits=limits,
+        max_total_tokens=max_total_tokens,
+        report=report,
+        embedding=embedding,
+        source=source,
+        tp=tp,
+    )
 
 
 def make_limits(settings: Settings, config: ModelConfig, device: torch.device) -> Limits:
@@ -178,7 +207,9 @@ def cap_running(settings: Settings, limits: Limits, num_pages: int) -> Limits:
     )
 
 
-def scheduler_config(settings: Settings, limits: Limits, num_pages: int) -> native.SchedulerConfig:
+def scheduler_config(
+    settings: Settings, limits: Limits, num_pages: int, *, whole_prompts: bool = False
+) -> native.SchedulerConfig:
     """The scheduler's settings."""
     start, floor = settings.start_new_token_ratio, settings.min_new_token_ratio
     return native.SchedulerConfig(
@@ -197,6 +228,7 @@ def scheduler_config(settings: Settings, limits: Limits, num_pages: int) -> nati
         clip_max_new_tokens=settings.clip_max_new_tokens,
         random_seed=settings.random_seed or 0,
         self_check=settings.self_check,
+        whole_prompts=whole_prompts,
     )
 
 
@@ -253,42 +285,59 @@ def warm_up_prompts(worker: Worker) -> None:
         num_tokens *= 2
 
 
-def _load(
-    settings: Settings, tp: TensorParallel, device: torch.device, report: StartupReport
-) -> tuple[Decoder, torch.dtype]:
+def find_model(settings: Settings, model: str, *, with_weights: bool) -> Path:
+    """The local files of a model. Raises LoadError."""
     options = HubOptions(
-        revision=settings.revision,
+        revision=settings.revision if model == settings.model_path else None,
         download_dir=settings.download_dir,
         use_modelscope=settings.use_modelscope,
         with_code=settings.trust_remote_code,
     )
+    return resolve_model(model, options, with_weights=with_weights)
+
+
+def read_config(settings: Settings, source: Path) -> ModelConfig:
+    """A checkpoint's config as the settings have it. Raises LoadError, ConfigError."""
+    return load_model_config(
+        source,
+        context_len=settings.context_length,
+        overrides=settings.json_model_override_args,
+        quantization=settings.quantization,
+        is_embedding=settings.is_embedding,
+    )
+
+
+def _load(
+    settings: Settings, tp: TensorParallel, device: torch.device, report: StartupReport
+) -> tuple[Decoder, torch.dtype, Path]:
     needs_weights = settings.load_format != "dummy"
     with report.phase("find the model"):
-        source = resolve_model(settings.model_path, options, with_weights=needs_weights)
-        config = load_model_config(
-            source,
-            context_len=settings.context_length,
-            overrides=settings.json_model_override_args,
-            quantization=settings.quantization,
-        )
+        source = find_model(settings, settings.model_path, with_weights=needs_weights)
+        config = read_config(settings, source)
     dtype: torch.dtype = getattr(torch, resolve_dtype(settings.dtype, config.dtype, device.type))
     with report.phase("load weights"):
         model = build_model(config, tp, device, dtype)
-        load_weights(model, model.weights(), source, tp, load_format=settings.load_format)
-    return model, dtype
+        load_weights(model, model.weight_table(), source, tp, load_format=settings.load_format)
+    return model, dtype, source
 
 
 def make_planner(
     model: Decoder, dtype: torch.dtype, kv_format: str, device: torch.device
 ) -> DecodePlanner | None:
     """The planner of the decode attention, where the device has a kernel for the model."""
-    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+    if (
+        device.type != "cuda"
+        or model.lm_head is None
+        or dtype not in (torch.bfloat16, torch.float16)
+    ):
         return None
     kinds = decode_kinds(model)
     return DecodePlanner(kinds, kv_format, device) if kinds else None
 
 
-def _graph_sizes(settings: Settings, limits: Limits, device: torch.device) -> list[int]:
-    if device.type != "cuda" or settings.disable_cuda_graph:
+def _graph_sizes(
+    settings: Settings, config: ModelConfig, limits: Limits, device: torch.device
+) -> list[int]:
+    if device.type != "cuda" or settings.disable_cuda_graph or not config.has_lm_head:
         return []
     return graph_sizes(min(limits.max_running, settings.cuda_graph_max_bs or limits.max_running))

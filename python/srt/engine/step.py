@@ -26,6 +26,7 @@ class StepShape:
     num_bytes: how much of the message the device needs.  flags: the or of all sampling flags.
     max_q_len, max_seq_len: over the step's sequences.  top_k: how many alternatives every
     sample and prompt row of this step brings (0: none).
+    num_prompt_ends: sequences that sample nothing and whose prompt ends.
     """
 
     num_seqs: int
@@ -38,6 +39,7 @@ class StepShape:
     max_q_len: int
     max_seq_len: int
     top_k: int = 0
+    num_prompt_ends: int = 0
 
     @classmethod
     def of(cls, plan: native.StepPlan) -> StepShape:
@@ -53,6 +55,7 @@ class StepShape:
             max_q_len=plan.max_q_len,
             max_seq_len=plan.max_seq_len,
             top_k=plan.max_top_logprobs,
+            num_prompt_ends=len(plan.prompt_end_seqs),
         )
 
     @property

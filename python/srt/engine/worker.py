@@ -19,6 +19,7 @@ from srt.engine.cpu_tape import DecodeTapes
 from srt.engine.decode_plan import DecodePlanner
 from srt.engine.graph import DecodeGraphs, StepOutput
 from srt.engine.logprobs import StepLogprobs, compute_logprobs
+from srt.engine.pooling import Pooler
 from srt.engine.step import ANY_FLAGS, TOTAL_WORDS, StepShape
 from srt.models.decoder import Decoder
 from srt.ops import message as msg
@@ -76,10 +77,14 @@ class DeviceState:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What one step brought to the host. tokens: int32 [num_samples]."""
+    """What one step brought to the host.
+
+    tokens: int32 [num_samples].  pooled: float32 [num_seqs, size], if a prompt ends to be embedded.
+    """
 
     tokens: Tensor
     logprobs: StepLogprobs | None
+    pooled: Tensor | None = None
 
 
 class Worker:
@@ -88,6 +93,7 @@ class Worker:
     Args:
         message_words: the longest message that the scheduler writes.
         planner: of the decode attention, where the device has a kernel for it.
+        pooler: of the prompts that end, where they may be embedded.
     """
 
     def __init__(
@@ -97,11 +103,13 @@ class Worker:
         limits: Limits,
         message_words: int,
         planner: DecodePlanner | None = None,
+        pooler: Pooler | None = None,
     ) -> None:
         self.limits = limits
         self.model = model
         self.state = state
         self._planner = planner
+        self._pooler = pooler
         self._device = state.page_table.device
         pinned = self._device.type == "cuda"
         if planner is not None:
@@ -180,7 +188,7 @@ class Worker:
         tokens = self._tokens[turn][: shape.num_samples]
         if output.tokens is not None:
             tokens.copy_(output.tokens)
-        return StepResult(tokens, logprobs)
+        return StepResult(tokens, logprobs, output.pooled)
 
     @torch.inference_mode()
     def _run_on_device(self, shape: StepShape, turn: int) -> StepResult:
@@ -193,7 +201,7 @@ class Worker:
         tokens = self._tokens[turn][: shape.num_samples]
         if output.tokens is not None:
             tokens.copy_(output.tokens[: shape.num_samples], non_blocking=True)
-        return StepResult(tokens, logprobs)
+        return StepResult(tokens, logprobs, output.pooled)
 
     def _run(self, shape: StepShape) -> tuple[StepOutput, StepLogprobs | None]:
         """The step whose message lies on the device: a graph if one fits, else launch by launch."""
@@ -213,9 +221,10 @@ class Worker:
         self._prepare(shape.num_seqs, shape.num_tokens)
         if self.tapes is not None and shape.is_decode:
             return self._run_taped(self.tapes, shape)
-        hidden = self.model(self._batch(shape))
+        batch = self._batch(shape)
+        hidden = self.model(batch)
         logits = tokens = None
-        if shape.num_samples:
+        if shape.num_samples and self.model.lm_head is not None:
             rows = hidden
             if not shape.is_decode:
                 rows = hidden.index_select(0, buffers.logit_idx[: shape.num_samples])
@@ -224,7 +233,10 @@ class Worker:
         logprobs = None
         if shape.flags & msg.FLAG_LOGPROBS or shape.num_logits > shape.num_samples:
             logprobs = compute_logprobs(self.model, shape, buffers, logits, tokens, hidden)
-        return StepOutput(tokens, logits), logprobs
+        pooled = None
+        if self._pooler is not None and (shape.num_prompt_ends or self._pooler.needs_all_steps):
+            pooled = self._pooler.pool(hidden, batch)
+        return StepOutput(tokens, logits, pooled), logprobs
 
     def _run_taped(
         self, tapes: DecodeTapes, shape: StepShape

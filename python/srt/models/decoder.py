@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from srt import ops
 from srt.batch import ForwardBatch
 from srt.layers.build import Build
 from srt.layers.embedding import LmHead, VocabParallelEmbedding
+from srt.layers.linear import Replicated
 from srt.layers.norm import LayerNorm, Norm, RmsNorm
 from srt.model_config import ModelConfig
 from srt.weights.table import Rule
@@ -45,12 +46,29 @@ class Decoder(nn.Module, ABC):
             tied = self.embed if config.tie_word_embeddings else None
             sizes = (config.vocab_size, config.hidden_size)
             self.lm_head = LmHead(*sizes, build, bias=config.lm_head_bias, tied=tied)
+        self.score: Replicated | None = None
+        if config.num_labels:
+            self.score = Replicated(config.hidden_size, config.num_labels, build)
         # HF rounds the factor to the model's dtype before it multiplies (Gemma: sqrt(hidden)).
         self.embed_scale = torch.tensor(config.embed_scale, dtype=build.dtype).item()
 
     @abstractmethod
     def weights(self) -> tuple[Rule, ...]:
-        """The weight table."""
+        """The weight table of the family's own checkpoints."""
+
+    def weight_table(self) -> tuple[Rule, ...]:
+        """`weights`; without a head its tensors are skipped, and the `model.` prefix may lack."""
+        rules = self.weights()
+        if self.lm_head is not None:
+            return rules
+        kept = tuple(_skipped(r) if (r.target or "").startswith("lm_head.") else r for r in rules)
+        prefix = "model."
+        bare = (
+            replace(r, source=r.source.removeprefix(prefix))
+            for r in kept
+            if r.source.startswith(prefix)
+        )
+        return (*kept, *bare)
 
     def embed_tokens(self, token_ids: Tensor) -> Tensor:
         """int32 [T] → [T, hidden], scaled as the layers expect it."""
@@ -85,6 +103,10 @@ class Decoder(nn.Module, ABC):
         if self.config.logit_softcap > 0.0:
             logits = ops.softcap(logits, self.config.logit_softcap)
         return logits
+
+
+def _skipped(rule: Rule) -> Rule:
+    return Rule(rule.source, None)
 
 
 def make_norm(config: ModelConfig, build: Build) -> Norm:

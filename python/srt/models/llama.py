@@ -177,6 +177,7 @@ def attention_spec(config: ModelConfig, layer_idx: int, qkv: QkvLinear) -> Atten
         window_left=config.windows[layer_idx] - 1,
         softcap=config.attn_softcap,
         interleaved=config.rope.interleaved,
+        causal=config.causal,
     )
 
 

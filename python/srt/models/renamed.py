@@ -117,13 +117,12 @@ class ChatGlm(Llama):
 
 
 class Headless(Llama):
-    """An embedding model: Llama's tensors without the `model.` prefix, and no lm_head."""
+    """An embedding model or a sequence classifier: Llama's tensors, and no lm_head."""
 
     def weights(self) -> tuple[Rule, ...]:
         """See the class."""
-        return tuple(
-            Rule(r.source.removeprefix("model."), r.target, r.split, r.part) for r in WEIGHTS
-        )
+        score = (Rule("score.weight", "score.weight"),) if self.config.num_labels else ()
+        return WEIGHTS + score
 
 
 def lm_head(source: str, *, tied: bool) -> Rule:

@@ -19,12 +19,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from srt import __version__
 from srt.errors import Unauthorized
-from srt.server import control
+from srt.server import control, upkeep
 from srt.server.answers import error_response, guarded, http_error, json_response
+from srt.server.embedding import EncodeBody, classify, encode
 from srt.server.native import GenerateBody, generate
 from srt.server.openai.chat import chat_completions
 from srt.server.openai.completions import completions
+from srt.server.openai.embeddings import EmbeddingBody, embeddings
 from srt.server.openai.models import get_model, list_models
+from srt.server.openai.ranking import RerankBody, ScoreBody, rerank, score
 from srt.server.openai.schemas import ChatBody, CompletionBody
 from srt.server.service import Service
 
@@ -34,6 +37,12 @@ ROUTES: tuple[tuple[str, tuple[str, ...], ServiceHandler, type | None], ...] = (
     ("/generate", ("POST", "PUT"), generate, GenerateBody),
     ("/v1/completions", ("POST",), completions, CompletionBody),
     ("/v1/chat/completions", ("POST",), chat_completions, ChatBody),
+    ("/encode", ("POST", "PUT"), encode, EncodeBody),
+    ("/classify", ("POST", "PUT"), classify, EncodeBody),
+    ("/judge", ("POST", "PUT"), classify, EncodeBody),
+    ("/v1/embeddings", ("POST",), embeddings, EmbeddingBody),
+    ("/v1/rerank", ("POST",), rerank, RerankBody),
+    ("/v1/score", ("POST",), score, ScoreBody),
     ("/v1/models", ("GET",), list_models, None),
     ("/v1/models/{model:path}", ("GET",), get_model, None),
     ("/health", ("GET",), control.health, None),
@@ -43,6 +52,10 @@ ROUTES: tuple[tuple[str, tuple[str, ...], ServiceHandler, type | None], ...] = (
     ("/get_server_args", ("GET",), control.server_info, None),
     ("/metrics", ("GET",), control.metrics, None),
     ("/flush_cache", ("GET", "POST"), control.flush_cache, None),
+    ("/update_weights_from_disk", ("POST",), upkeep.update_weights, upkeep.UpdateWeightsBody),
+    ("/update_weights", ("POST",), upkeep.update_weights, upkeep.UpdateWeightsBody),
+    ("/start_profile", ("GET", "POST"), upkeep.start_profile, upkeep.ProfileBody),
+    ("/stop_profile", ("GET", "POST"), upkeep.stop_profile, None),
     ("/abort_request", ("POST",), control.abort_request, control.AbortBody),
     ("/tokenize", ("POST",), control.tokenize, control.TokenizeBody),
     ("/detokenize", ("POST",), control.detokenize, control.DetokenizeBody),
@@ -102,7 +115,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 async def _describe(request: Request) -> Response:  # noqa: ARG001
     """OpenAPI, from the same structs that decode the bodies."""
-    kinds = [kind for *_, kind in ROUTES if kind is not None]
+    kinds = list(dict.fromkeys(kind for *_, kind in ROUTES if kind is not None))
     where = "#/components/schemas/"
     _, components = msgspec.json.schema_components(kinds, ref_template=where + "{name}")
     paths: dict[str, dict[str, Any]] = {}
@@ -112,7 +125,7 @@ async def _describe(request: Request) -> Response:  # noqa: ARG001
                 "summary": (handler.__doc__ or "").partition("\n")[0],
                 "responses": {"200": {"description": "OK"}},
             }
-            if kind is not None:
+            if kind is not None and method != "GET":
                 schema = {"$ref": where + kind.__name__}
                 entry["requestBody"] = {"content": {"application/json": {"schema": schema}}}
             paths.setdefault(path.replace(":path", ""), {})[method.lower()] = entry

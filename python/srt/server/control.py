@@ -14,6 +14,7 @@ from srt.errors import EngineBusy, EngineDead, InvalidParameter, NotFound, Shutt
 from srt.fields import doc
 from srt.server.answers import json_response
 from srt.server.body import BodyReader
+from srt.server.embedding import start_embedding
 from srt.server.generation import Generation, Prompt
 from srt.server.metrics import CONTENT_TYPE
 from srt.server.openai.answer import check_model
@@ -67,7 +68,7 @@ async def health(service: Service, request: Request) -> Response:  # noqa: ARG00
 
 
 async def health_generate(service: Service, request: Request) -> Response:  # noqa: ARG001
-    """200 once every engine has generated a token just now."""
+    """200 once every engine has just generated a token, or embedded a prompt."""
     try:
         await asyncio.wait_for(generate_on_all(service, 1), _HEALTH_TIMEOUT_S)
     except asyncio.TimeoutError as error:
@@ -76,19 +77,21 @@ async def health_generate(service: Service, request: Request) -> Response:  # no
 
 
 async def generate_on_all(service: Service, num_tokens: int) -> list[Generation]:
-    """A few greedy tokens from every engine. Raises RequestError."""
+    """A few greedy tokens from every engine; a vector, if it embeds. Raises RequestError."""
     if service.tokenizer is None:
         prompt = Prompt([min(x, service.limits.vocab_size - 1) for x in (10, 11, 12)])
     else:
         prompt = await service.encode("The capital city of France is", "prompt")
     fields = SamplingFields(max_new_tokens=num_tokens, temperature=0.0)
     sampling = check_sampling(fields, service.limits)
-    generations = [
-        service.start(
-            [Job(prompt, sampling, new_request_id("health-"))], stream=False, engine_index=index
-        )
-        for index in range(len(service.client.engines))
-    ]
+    generations: list[Generation] = []
+    for index in range(len(service.client.engines)):
+        rid = new_request_id("health-")
+        if service.ready.is_generation:
+            jobs = [Job(prompt, sampling, rid)]
+            generations.append(service.start(jobs, stream=False, engine_index=index))
+        else:
+            generations.append(start_embedding(service, [prompt], [rid], engine_index=index))
     try:
         for generation in generations:
             await generation.ended()
@@ -102,7 +105,7 @@ async def model_info(service: Service, request: Request) -> Response:  # noqa: A
     """What is served."""
     return json_response(
         {
-            "model_path": service.settings.model_path,
+            "model_path": service.weights["model_path"],
             "tokenizer_path": service.settings.tokenizer_source,
             "is_generation": service.ready.is_generation,
         }

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Iterable
 from collections.abc import Sequence as Seq
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -17,6 +17,7 @@ from srt.channel import (
     AbortRequest,
     Call,
     CallResult,
+    EmbedRequest,
     EngineFailed,
     EngineReady,
     EngineStats,
@@ -55,6 +56,7 @@ class Engine:
         self.stats: EngineStats | None = None
         self.last_heard = time.monotonic()
         self.living: dict[int, Sequence] = {}
+        self.num_long_calls = 0
 
 
 class EngineClient:
@@ -123,7 +125,7 @@ class EngineClient:
     def submit(
         self,
         generation: Generation,
-        requests: Seq[GenerateRequest],
+        requests: Seq[GenerateRequest | EmbedRequest],
         *,
         engine_index: int | None = None,
     ) -> None:
@@ -177,19 +179,36 @@ class EngineClient:
         """Cancel everything; returns how many sequences there were."""
         return self.cancel([s for e in self.engines for s in e.living.values()], error)
 
-    async def call(self, method: str, timeout_s: float = 30.0) -> list[CallResult]:
-        """Ask every engine; raises EngineDead if one is dead or silent for `timeout_s`."""
+    async def call(
+        self, method: str, timeout_s: float | None = 30.0, **args: Any
+    ) -> list[CallResult]:
+        """Ask every engine; see `call_one`."""
+        everyone = range(len(self.engines))
+        calls = [self.call_one(index, method, timeout_s, **args) for index in everyone]
+        return await asyncio.gather(*calls)
+
+    async def call_one(
+        self, index: int, method: str, timeout_s: float | None = 30.0, **args: Any
+    ) -> CallResult:
+        """Ask one engine. Raises EngineDead if it is dead, or silent for `timeout_s` (None: never).
+
+        A call without timeout may keep the engine from stepping: until its end silence is no hang.
+        """
         self.check_alive()
-        waiting = []
-        for engine in self.engines:
-            call_id = next(self._call_ids)
-            self._calls[call_id] = asyncio.get_running_loop().create_future()
-            waiting.append(self._calls[call_id])
-            self._send(engine, Call(call_id=call_id, method=method))
+        engine = self.engines[index]
+        call_id = next(self._call_ids)
+        self._calls[call_id] = asyncio.get_running_loop().create_future()
+        engine.num_long_calls += timeout_s is None
+        raw = {name: msgspec.Raw(msgspec.msgpack.encode(value)) for name, value in args.items()}
+        self._send(engine, Call(call_id=call_id, method=method, args=raw))
         try:
-            return await asyncio.wait_for(asyncio.gather(*waiting), timeout_s)
+            return await asyncio.wait_for(self._calls[call_id], timeout_s)
         except asyncio.TimeoutError as error:
             raise EngineDead(f"the engine did not answer {method} in {timeout_s:g} s") from error
+        finally:
+            if timeout_s is None:
+                engine.num_long_calls -= 1
+                engine.last_heard = time.monotonic()
 
     async def drain(self, timeout_s: float) -> None:
         """Take nothing new, let the living end; what is left after `timeout_s` is aborted."""
@@ -308,6 +327,9 @@ class EngineClient:
         for seq_id, entry in events.logprobs.items():
             if (sequence := engine.living.get(seq_id)) is not None:
                 sequence.feed_logprobs(entry)
+        for seq_id, vector in events.embeddings.items():
+            if (sequence := engine.living.get(seq_id)) is not None:
+                sequence.embedding = vector
 
     def _tell_abort(self, sequences: Iterable[Sequence]) -> None:
         by_engine: dict[int, list[int]] = {}
@@ -337,6 +359,8 @@ class EngineClient:
             await asyncio.sleep(min(1.0, self._watchdog_timeout / 4))
             for engine in self.engines:
                 silent = time.monotonic() - engine.last_heard
+                if engine.num_long_calls:
+                    continue
                 if engine.ready is not None and silent > self._watchdog_timeout:
                     self.die(f"the engine has been silent for {silent:.0f} s")
 

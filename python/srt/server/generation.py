@@ -32,7 +32,7 @@ class Sequence:
 
     __slots__ = (
         "_flushed", "_noted", "_options", "_output", "_parts", "_taken", "arrived_s",
-        "cached_tokens", "engine", "error", "finish", "first_token_s",
+        "cached_tokens", "embedding", "engine", "error", "finish", "first_token_s",
         "generation", "hides_output", "index", "logprobs", "matched", "prompt",
         "prompt_logprobs", "prompt_top_logprobs", "request_id", "seq_id", "tokens",
     )  # fmt: skip
@@ -59,6 +59,7 @@ class Sequence:
         self.matched: int | str | None = None
         self.error: RequestError | None = None
         self.hides_output = False
+        self.embedding = b""  # float32 little-endian, once it has come
         self.logprobs: list[SeqLogprobs] = []
         self.prompt_logprobs: list[float | None] = []
         self.prompt_top_logprobs: list[list[tuple[int, float]] | None] = []

@@ -15,7 +15,8 @@ from srt.fields import doc, refuse_unsupported, refused
 from srt.server.answers import json_response
 from srt.server.body import BodyReader
 from srt.server.generation import Prompt, Sequence
-from srt.server.service import MAX_PROMPTS, Job, Service, new_request_id
+from srt.server.prompts import check_list, one_each, read_prompts
+from srt.server.service import Job, Service, new_request_id
 from srt.server.stream import DONE, EventStream, Watch, event
 from srt.text.sampling import SamplingFields, check_sampling
 from srt.text.tokenizer import Tokenizer
@@ -66,7 +67,7 @@ async def generate(service: Service, request: Request) -> Response:
     """The route."""
     body = await _reader.read(request, service.settings.max_request_bytes)
     refuse_unsupported(body)
-    prompts, is_batch = await _prompts(service, body)
+    prompts, is_batch = await read_prompts(service, body.text, body.input_ids)
     jobs = _jobs(service, body, prompts, is_batch)
     generation = service.start(jobs, stream=bool(body.stream))
     is_list = is_batch or len(generation.sequences) > 1
@@ -98,46 +99,11 @@ class _Telling:
         return DONE
 
 
-async def _prompts(service: Service, body: GenerateBody) -> tuple[list[Prompt], bool]:
-    """The prompts, and whether the client sent a list of them."""
-    if (body.text is None) == (body.input_ids is None):
-        raise InvalidParameter("exactly one of text and input_ids is needed", "text")
-    if isinstance(body.text, str):
-        return [await service.encode(body.text, "text")], False
-    if body.text is not None:
-        _check_count(len(body.text), "text")
-        return [await service.encode(text, "text") for text in body.text], True
-    given = body.input_ids or []
-    if not given or isinstance(given[0], int):
-        ids = [x for x in given if isinstance(x, int)]
-        if len(ids) != len(given):
-            raise InvalidParameter(
-                "input_ids must be one list of ids or a list of lists", "input_ids"
-            )
-        return [service.check_ids(ids, "input_ids")], False
-    _check_count(len(given), "input_ids")
-    lists = [x for x in given if isinstance(x, list)]
-    if len(lists) != len(given):
-        raise _mixed_ids()
-    return [service.check_ids(ids, f"input_ids[{i}]") for i, ids in enumerate(lists)], True
-
-
-def _mixed_ids() -> InvalidParameter:
-    return InvalidParameter("input_ids must be one list of ids or a list of lists", "input_ids")
-
-
-def _check_count(count: int, field: str) -> None:
-    if not 1 <= count <= MAX_PROMPTS:
-        raise InvalidParameter(
-            f"{field} has {count} prompts; it must be at least 1 and at most {MAX_PROMPTS}", field
-        )
-
-
 def _jobs(service: Service, body: GenerateBody, prompts: Seq[Prompt], is_batch: bool) -> list[Job]:
     count = len(prompts)
     params = body.sampling_params or SamplingFields()
     if isinstance(params, list):
-        _check_list(params, count, is_batch, "sampling_params")
+        check_list(params, count, is_batch, "sampling_params")
         checked = [
             check_sampling(one, service.limits, prefix=f"sampling_params[{i}].")
             for i, one in enumerate(params)
@@ -150,12 +116,12 @@ def _jobs(service: Service, body: GenerateBody, prompts: Seq[Prompt], is_batch: 
         raise InvalidParameter(
             "sampling_params.n must be the same for all prompts", "sampling_params"
         )
-    rids = _each(body.rid, count, is_batch, "rid")
+    rids = one_each(body.rid, count, is_batch, "rid")
     if is_batch and isinstance(body.rid, str):
         raise InvalidParameter("rid must be a list where there is a list of prompts", "rid")
-    wants = _each(body.return_logprob, count, is_batch, "return_logprob")
-    starts = _each(body.logprob_start_len, count, is_batch, "logprob_start_len")
-    tops = _each(body.top_logprobs_num, count, is_batch, "top_logprobs_num")
+    wants = one_each(body.return_logprob, count, is_batch, "return_logprob")
+    starts = one_each(body.logprob_start_len, count, is_batch, "logprob_start_len")
+    tops = one_each(body.top_logprobs_num, count, is_batch, "top_logprobs_num")
     priority = service.check_priority(body.priority)
     return [
         Job(
@@ -170,21 +136,6 @@ def _jobs(service: Service, body: GenerateBody, prompts: Seq[Prompt], is_batch: 
         )
         for i, prompt in enumerate(prompts)
     ]
-
-
-def _each(value: Any, count: int, is_batch: bool, field: str) -> list[Any]:
-    """One value for each prompt."""
-    if not isinstance(value, list):
-        return [value] * count
-    _check_list(value, count, is_batch, field)
-    return value
-
-
-def _check_list(value: list[Any], count: int, is_batch: bool, field: str) -> None:
-    if not is_batch:
-        raise InvalidParameter(f"{field} is a list, and there is a single prompt", field)
-    if len(value) != count:
-        raise InvalidParameter(f"{field} has {len(value)} entries for {count} prompts", field)
 
 
 def _logprob_start(start: int | None, prompt_len: int) -> int:

@@ -116,7 +116,7 @@ class Server:
         return None
 
     async def _serve(self, service: Service, listener: socket.socket) -> int:
-        _show_table(service.ready)
+        _show_table(service)
         if not self._settings.skip_warmup:
             await generate_on_all(service, _WARMUP_TOKENS)
         level = self._settings.log_level_http or self._settings.log_level
@@ -261,7 +261,11 @@ def _service(
     return Service(settings, client, ready, limits, tokenizer, chat)
 
 
-def _show_table(ready: EngineReady) -> None:
-    width = max((len(name) for name, _ in ready.table), default=0)
-    for name, value in ready.table:
+def _show_table(service: Service) -> None:
+    table = list(service.ready.table)
+    if service.tokenizer is not None:
+        before, after = service.tokenizer.added_around()
+        table.append(("tokens added to a prompt", " ".join((*before, "…", *after))))
+    width = max((len(name) for name, _ in table), default=0)
+    for name, value in table:
         _log.info("%s  %s", name.ljust(width), value)

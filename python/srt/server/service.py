@@ -62,6 +62,11 @@ class Service:
     chat: ChatFormat | None
     reply_format: ReplyFormat = field(default_factory=ReplyFormat)
     started: int = field(default_factory=lambda: int(time.time()))
+    update_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    weights: dict[str, str | None] = field(default_factory=dict)  # what /update_weights served last
+
+    def __post_init__(self) -> None:
+        self.weights = {"model_path": self.settings.model_path, "load_format": None}
 
     def need_tokenizer(self, what: str) -> Tokenizer:
         """The tokenizer. Raises UnsupportedParameter under --skip-tokenizer-init."""
@@ -72,15 +77,15 @@ class Service:
             )
         return self.tokenizer
 
-    async def encode(self, text: str, field_name: str) -> Prompt:
-        """A text prompt. Raises RequestError if it cannot fit."""
+    async def encode(self, text: str, field_name: str, *, is_answered: bool = True) -> Prompt:
+        """A text prompt, to be answered by tokens or not. Raises RequestError if it cannot fit."""
         tokenizer = self.need_tokenizer(field_name)
         self.check_text_len(len(text), field_name)
         if len(text) <= INLINE_CHARS:
             ids = tokenizer.encode(text)
         else:
             ids = await asyncio.to_thread(tokenizer.encode, text)
-        return self.check_ids(ids, field_name, text)
+        return self.check_ids(ids, field_name, text, is_answered=is_answered)
 
     def check_text_len(self, num_chars: int, field_name: str) -> None:
         """Refuse what cannot fit however well it tokenizes, before any work is done on it."""
@@ -92,12 +97,14 @@ class Service:
                 field_name,
             )
 
-    def check_ids(self, ids: list[int], field_name: str, text: str | None = None) -> Prompt:
+    def check_ids(
+        self, ids: list[int], field_name: str, text: str | None = None, *, is_answered: bool = True
+    ) -> Prompt:
         """A prompt of token ids; `text`: what they encode. Raises RequestError.
 
         Ids from our own tokenizer are checked too: it may know tokens that the model does not.
         """
-        check_prompt_len(len(ids), self.limits, field_name)
+        check_prompt_len(len(ids), self.limits, field_name, is_answered=is_answered)
         if min(ids) < 0 or max(ids) >= self.limits.vocab_size:
             at = next(i for i, x in enumerate(ids) if not 0 <= x < self.limits.vocab_size)
             raise InvalidParameter(
@@ -122,6 +129,10 @@ class Service:
 
     def start(self, jobs: Seq[Job], *, stream: bool, engine_index: int | None = None) -> Generation:
         """Give all jobs to the engines, or none. Raises RequestError."""
+        if not self.ready.is_generation:
+            raise UnsupportedParameter(
+                f"{self.settings.model_name} is served as an embedder: it gives vectors, not tokens"
+            )
         sequences: list[Sequence] = []
         requests: list[GenerateRequest] = []
         for job in jobs:
@@ -135,7 +146,7 @@ class Service:
                 requests.append(
                     GenerateRequest(
                         seq_id=0,
-                        input_ids=_int32_bytes(job.prompt.input_ids),
+                        input_ids=int32_bytes(job.prompt.input_ids),
                         sampling=msgspec.structs.replace(params, seed=job.sampling.seed_of(choice)),
                         return_logprob=job.return_logprob,
                         logprob_start=job.logprob_start if job.return_logprob else -1,
@@ -156,7 +167,8 @@ def new_request_id(prefix: str = "") -> str:
     return prefix + uuid.uuid4().hex
 
 
-def _int32_bytes(ids: list[int]) -> bytes:
+def int32_bytes(ids: list[int]) -> bytes:
+    """Token ids as they cross the channel."""
     words = array.array("i", ids)
     if sys.byteorder == "big":
         words.byteswap()

@@ -132,15 +132,16 @@ class Sampling:
         return (self.params.seed + choice * 0x9E3779B97F4A7C15) % (1 << _SEED_BITS)
 
 
-def check_prompt_len(prompt_len: int, limits: Limits, field: str = "prompt") -> None:
-    """Raise unless a prompt leaves room for at least one token."""
+def check_prompt_len(
+    prompt_len: int, limits: Limits, field: str = "prompt", *, is_answered: bool = True
+) -> None:
+    """Raise unless a prompt fits, with one token more if it is answered by tokens."""
     if prompt_len == 0:
         raise InvalidParameter("the prompt has no tokens; at least one is needed", field)
-    if prompt_len >= limits.max_tokens:
+    if prompt_len + is_answered > limits.max_tokens:
+        room = ", one of them for the answer" if is_answered else ""
         raise ContextLengthExceeded(
-            f"prompt has {prompt_len} tokens, {_holder(limits)} {limits.max_tokens}, "
-            "one of them for the answer",
-            field,
+            f"prompt has {prompt_len} tokens, {_holder(limits)} {limits.max_tokens}{room}", field
         )
 
 

@@ -85,6 +85,17 @@ class Tokenizer:
             ids = [*ids, known.eos_ids[0]]
         return ids
 
+    def added_around(self) -> tuple[list[str], list[str]]:
+        """The special tokens that `encode` puts before and behind a text."""
+        bare, whole = self.encode("a", add_special_tokens=False), self.encode("a")
+        last = len(whole) - len(bare) + 1
+        at = next((i for i in range(max(last, 0)) if whole[i : i + len(bare)] == bare), None)
+        if at is None:
+            return [], []
+        around = (whole[:at], whole[at + len(bare) :])
+        before, after = ([self.token_text(i) for i in ids] for ids in around)
+        return before, after
+
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
         """The text of a whole sequence; bytes that are no UTF-8 show as U+FFFD."""
         hidden = self.special if skip_special_tokens else frozenset()

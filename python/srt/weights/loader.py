@@ -34,7 +34,7 @@ def load_weights(
 
     Args:
         model: as built by `models.registry.build_model`, on its device.
-        rules: its weight table, `model.weights()`.
+        rules: its weight table, `model.weight_table()`.
         source: a checkpoint folder or a GGUF file; unused for dummy weights.
         load_format: `--load-format`.
 
@@ -53,11 +53,43 @@ def load_weights(
     filler.check_complete()
 
 
-class Filler:
-    """Takes stored tensors one by one and copies this rank's slices into the parameters."""
+def check_weights(
+    model: nn.Module,
+    rules: tuple[Rule, ...],
+    source: Path,
+    tp: TensorParallel,
+    *,
+    load_format: str = "auto",
+) -> None:
+    """Does all that `load_weights` does, reading included, but changes no parameter.
 
-    def __init__(self, model: nn.Module, rules: tuple[Rule, ...], tp: TensorParallel) -> None:
+    Raises:
+        LoadError: as `load_weights` would.
+    """
+    if load_format == "dummy":
+        return
+    filler = Filler(model, rules, tp, is_trial=True)
+    for tensor in open_checkpoint(source, load_format).tensors():
+        filler.fill(tensor)
+    filler.check_complete()
+
+
+class Filler:
+    """Takes stored tensors one by one and copies this rank's slices into the parameters.
+
+    is_trial: everything is read and checked, and nothing is copied.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        rules: tuple[Rule, ...],
+        tp: TensorParallel,
+        *,
+        is_trial: bool = False,
+    ) -> None:
         self.tp = tp
+        self.is_trial = is_trial
         self.params = dict(model.named_parameters())
         in_fp8 = any(name.endswith("weight_scale") for name in self.params)
         self.table = WeightTable(rules + (scale_rules(rules) if in_fp8 else ()))
@@ -126,18 +158,22 @@ class Filler:
         value = tensor.read(cut)
         if dest.dtype == torch.float8_e4m3fn and value.dtype in WIDE:
             self._quantize(match, part_name, dest, value)
-        else:
-            _assign(dest, value, tensor)
+            return
+        _check_dtype(dest, value, tensor)
+        if not self.is_trial:
+            dest.copy_(value)
 
     def _quantize(self, match: Match, part_name: str, dest: Tensor, value: Tensor) -> None:
         """Fills rows of an fp8 matrix, and their scales, from wider values."""
+        scale_name = f"{match.target}_scale"
+        self.filled[scale_name][part_name, None] += 1
+        if self.is_trial:
+            return
         stored, scales = quantize_rows(value.to(dest.device))
         dest.copy_(stored)
-        scale_name = f"{match.target}_scale"
         part = self.parts[str(match.target)].get(part_name)
         offset = 0 if part is None else part.offset
         self.params[scale_name].data[offset : offset + scales.shape[0]] = scales
-        self.filled[scale_name][part_name, None] += 1
 
     def _one_a_row(self, match: Match, tensor: StoredTensor) -> StoredTensor:
         """A stored scale as one value per row of its target's checkpoint tensor."""
@@ -225,8 +261,7 @@ def _in_memory(tensor: StoredTensor, whole: Tensor) -> StoredTensor:
     return replace(tensor, shape=tuple(whole.shape), read=read)
 
 
-def _assign(dest: Tensor, value: Tensor, tensor: StoredTensor) -> None:
-    """Copies to the parameter's device and dtype; among floats of 16 bits or more only."""
+def _check_dtype(dest: Tensor, value: Tensor, tensor: StoredTensor) -> None:
+    """A copy may change the dtype among floats of 16 bits or more only. Raises LoadError."""
     if value.dtype != dest.dtype and not (value.dtype in WIDE and dest.dtype in WIDE):
         raise LoadError(f"{tensor} is {value.dtype}, the parameter is {dest.dtype}")
-    dest.copy_(value)

@@ -31,7 +31,8 @@ from srt.server.openai.schemas import (
     StreamOptions,
     sampling_fields,
 )
-from srt.server.service import MAX_PROMPTS, Job, Service, new_request_id
+from srt.server.prompts import read_mixed_prompts
+from srt.server.service import Job, Service, new_request_id
 from srt.server.stream import EventStream, Watch
 from srt.text.sampling import MAX_CHOICES, Sampling, check_sampling
 
@@ -47,7 +48,7 @@ async def completions(service: Service, request: Request) -> Response:
     check_model(service, body.model)
     service.need_tokenizer("/v1/completions")
     options = check_stream_options(body.stream_options, body.stream)
-    prompts = await _prompts(service, body.prompt)
+    prompts = await read_mixed_prompts(service, body.prompt, "prompt", is_answered=True)
     request_id = new_request_id("cmpl-")
     jobs = _jobs(service, body, prompts, request_id)
     generation = service.start(jobs, stream=bool(body.stream))
@@ -58,29 +59,6 @@ async def completions(service: Service, request: Request) -> Response:
     with Watch(request.receive, cancel):
         await generation.ended()
     return json_response(answer.whole(jobs[0].choices))
-
-
-async def _prompts(service: Service, given: str | list[str | int | list[int]]) -> list[Prompt]:
-    if isinstance(given, str):
-        return [await service.encode(given, "prompt")]
-    if given and isinstance(given[0], int):
-        ids = [x for x in given if isinstance(x, int)]
-        if len(ids) == len(given):
-            return [service.check_ids(ids, "prompt")]
-    if not 1 <= len(given) <= MAX_PROMPTS:
-        raise InvalidParameter(
-            f"prompt has {len(given)} entries; it must be at least 1 and at most {MAX_PROMPTS}",
-            "prompt",
-        )
-    prompts: list[Prompt] = []
-    for i, one in enumerate(given):
-        if isinstance(one, str):
-            prompts.append(await service.encode(one, f"prompt[{i}]"))
-        elif isinstance(one, list):
-            prompts.append(service.check_ids(one, f"prompt[{i}]"))
-        else:
-            raise InvalidParameter("prompt must hold texts, or ids, or lists of ids", "prompt")
-    return prompts
 
 
 def _jobs(
