@@ -92,12 +92,11 @@ class Settings:
     host: str = _http("address to listen on", "127.0.0.1")
     port: int = _http("port to listen on", 30000, low=0, high=65535)
     api_key: str | None = _http("clients must send this as a Bearer token", None, secret=True)
-    http_workers: int = _http(
-        "processes that parse, tokenize and answer requests, all at one port", 1, low=1, high=64
-    )
     max_request_bytes: int = _http("largest request body", 64 << 20, low=1024)
     file_storage_path: str = _http(
-        "where uploads and batch outputs are kept", "srt_storage", names=("--file-storage-pth",)
+        "folder where uploaded files and batches are kept over restarts",
+        "srt_storage",
+        names=("--file-storage-pth",),
     )
     cors_allow_origins: tuple[str, ...] = _http("browser origins that may call the server", ())
     shutdown_timeout: float = _http("seconds that running requests get after SIGTERM", 60.0, low=0)
@@ -281,11 +280,6 @@ class Settings:
                 "fp8 is what this version serves",
             ),
             ("load_format", self.load_format == "npcache", "safetensors load faster than npcache"),
-            (
-                "file_storage_path",
-                self.file_storage_path != "srt_storage",
-                "files are not served in this version",
-            ),
         )
         for name, is_used, why in refusals:
             if is_used:

@@ -55,6 +55,13 @@ class EngineBusy(RequestError):
     code = "engine_busy"
 
 
+class Conflict(RequestError):
+    """The thing exists, and its state does not allow what was asked."""
+
+    status = HTTPStatus.CONFLICT
+    code = "conflict"
+
+
 class Unauthorized(RequestError):
     """The API key is missing or wrong."""
 

@@ -15,7 +15,6 @@ import msgspec
 import numpy as np
 
 from srt.channel import (
-    WORKER_SHIFT,
     AbortRequest,
     Call,
     CallResult,
@@ -141,7 +140,7 @@ class Engine:
                 return_logprob=request.return_logprob,
                 logprob_start=request.logprob_start,
                 top_logprobs=request.top_logprobs,
-                priority=request.priority if self._settings.enable_priority_scheduling else 0,
+                priority=request.priority,
                 namespace=request.namespace,
             )
         except (ValueError, TypeError) as e:
@@ -166,7 +165,7 @@ class Engine:
                 request.input_ids,
                 max_new_tokens=0,
                 temperature=0.0,
-                priority=request.priority if self._settings.enable_priority_scheduling else 0,
+                priority=request.priority,
                 namespace=request.namespace,
             )
         except (ValueError, TypeError) as e:
@@ -259,11 +258,6 @@ class Engine:
             return None
         if call.method == "get_state":
             return self.state()
-        if call.method == "forget_worker":
-            gone = msgspec.msgpack.decode(call.args.get("worker", b"\xc0"), type=int)
-            for seq_id in sorted(i for i in self._living if i >> WORKER_SHIFT == gone):
-                self.scheduler.abort(seq_id)
-            return None
         if call.method == "start_profile":
             folder = msgspec.msgpack.decode(call.args.get("folder", b"\xa0"), type=str)
             return self._profile.start(folder)

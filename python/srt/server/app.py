@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hmac
 from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
+from typing import Any
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -15,18 +19,33 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from srt import __version__
 from srt.errors import Unauthorized
 from srt.server import control, upkeep
 from srt.server.answers import error_response, guarded, http_error, json_response
+from srt.server.batches.runner import BatchRunner
 from srt.server.embedding import EncodeBody, classify, encode
 from srt.server.native import GenerateBody, generate
+from srt.server.openai.batches import (
+    BatchBody,
+    cancel_batch,
+    create_batch,
+    get_batch,
+    list_batches,
+)
 from srt.server.openai.chat import chat_completions
 from srt.server.openai.completions import completions
 from srt.server.openai.embeddings import EmbeddingBody, embeddings
+from srt.server.openai.files import (
+    create_file,
+    delete_file,
+    get_file,
+    get_file_content,
+    list_files,
+)
 from srt.server.openai.models import get_model, list_models
 from srt.server.openai.ranking import RerankBody, ScoreBody, rerank, score
 from srt.server.openai.schemas import ChatBody, CompletionBody
-from srt.server.openapi import describe
 from srt.server.service import Service
 
 ServiceHandler = Callable[[Service, Request], Awaitable[Response]]
@@ -41,6 +60,15 @@ ROUTES: tuple[tuple[str, tuple[str, ...], ServiceHandler, type | None], ...] = (
     ("/v1/embeddings", ("POST",), embeddings, EmbeddingBody),
     ("/v1/rerank", ("POST",), rerank, RerankBody),
     ("/v1/score", ("POST",), score, ScoreBody),
+    ("/v1/files", ("POST",), create_file, None),
+    ("/v1/files", ("GET",), list_files, None),
+    ("/v1/files/{file_id}", ("GET",), get_file, None),
+    ("/v1/files/{file_id}", ("DELETE",), delete_file, None),
+    ("/v1/files/{file_id}/content", ("GET",), get_file_content, None),
+    ("/v1/batches", ("POST",), create_batch, BatchBody),
+    ("/v1/batches", ("GET",), list_batches, None),
+    ("/v1/batches/{batch_id}", ("GET",), get_batch, None),
+    ("/v1/batches/{batch_id}/cancel", ("POST",), cancel_batch, None),
     ("/v1/models", ("GET",), list_models, None),
     ("/v1/models/{model:path}", ("GET",), get_model, None),
     ("/health", ("GET",), control.health, None),
@@ -59,9 +87,14 @@ ROUTES: tuple[tuple[str, tuple[str, ...], ServiceHandler, type | None], ...] = (
     ("/detokenize", ("POST",), control.detokenize, control.DetokenizeBody),
 )
 
+BATCH_ROUTES = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+BATCH_PRIORITY = -(2**31)  # behind everything that clients wait for
+MAX_BATCH_WIDTH = 256
+
 
 def create_app(service: Service) -> Starlette:
-    """The application for one service."""
+    """The application for one service, which gets its batches here."""
+    service.batches = _make_batches(service)
     routes = [
         Route(path, guarded(partial(handler, service)), methods=list(methods))
         for path, methods, handler, _ in ROUTES
@@ -82,6 +115,15 @@ def create_app(service: Service) -> Starlette:
     return Starlette(
         routes=routes, middleware=middleware, exception_handlers={HTTPException: _http_error}
     )
+
+
+def _make_batches(service: Service) -> BatchRunner:
+    behind = dataclasses.replace(service, usual_priority=BATCH_PRIORITY)
+    handlers = {
+        path: partial(handler, behind) for path, _, handler, _ in ROUTES if path in BATCH_ROUTES
+    }
+    width = max(1, min(MAX_BATCH_WIDTH, service.ready.max_running // 2))
+    return BatchRunner(Path(service.settings.file_storage_path), handlers, width)
 
 
 class ApiKey:
@@ -112,5 +154,26 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def _describe(request: Request) -> Response:  # noqa: ARG001
-    """The OpenAPI page."""
-    return json_response(describe(ROUTES))
+    """OpenAPI, from the same structs that decode the bodies."""
+    kinds = list(dict.fromkeys(kind for *_, kind in ROUTES if kind is not None))
+    where = "#/components/schemas/"
+    _, components = msgspec.json.schema_components(kinds, ref_template=where + "{name}")
+    paths: dict[str, dict[str, Any]] = {}
+    for path, methods, handler, kind in ROUTES:
+        for method in methods:
+            entry: dict[str, Any] = {
+                "summary": (handler.__doc__ or "").partition("\n")[0],
+                "responses": {"200": {"description": "OK"}},
+            }
+            if kind is not None and method != "GET":
+                schema = {"$ref": where + kind.__name__}
+                entry["requestBody"] = {"content": {"application/json": {"schema": schema}}}
+            paths.setdefault(path.replace(":path", ""), {})[method.lower()] = entry
+    return json_response(
+        {
+            "openapi": "3.1.0",
+            "info": {"title": "SRT", "version": __version__},
+            "paths": paths,
+            "components": {"schemas": components},
+        }
+    )

@@ -16,6 +16,7 @@ import msgspec
 from srt.channel import EngineReady, GenerateRequest
 from srt.config import Settings
 from srt.errors import ContextLengthExceeded, InvalidParameter, UnsupportedParameter
+from srt.server.batches.runner import BatchRunner
 from srt.server.engine_client import EngineClient
 from srt.server.generation import Generation, Prompt, Sequence
 from srt.text.chat import ChatFormat
@@ -62,6 +63,8 @@ class Service:
     chat: ChatFormat | None
     reply_format: ReplyFormat = field(default_factory=ReplyFormat)
     started: int = field(default_factory=lambda: int(time.time()))
+    usual_priority: int = 0  # of requests that name none
+    batches: BatchRunner = field(init=False)  # set with the routes that batches are for
     update_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     weights: dict[str, str | None] = field(default_factory=dict)  # what /update_weights served last
 
@@ -117,7 +120,7 @@ class Service:
     def check_priority(self, priority: int | None) -> int:
         """A request's priority. Raises UnsupportedParameter if the server does not honour it."""
         if priority is None:
-            return 0
+            return self.usual_priority
         if not self.settings.enable_priority_scheduling:
             raise UnsupportedParameter(
                 "priority is not honoured; start the server with --enable-priority-scheduling",
