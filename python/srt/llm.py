@@ -26,6 +26,7 @@ from srt.engine.client import EngineClient, Sink
 from srt.engine.vectors import VectorWaiter
 from srt.errors import InternalServerError, InvalidParameter
 from srt.hub import HubOptions, resolve_model
+from srt.text.checkpoint_files import model_eos_ids
 from srt.text.sampling import (
     Limits,
     Sampling,
@@ -33,7 +34,7 @@ from srt.text.sampling import (
     check_prompt_len,
     check_sampling,
 )
-from srt.text.tokenizer import Tokenizer, load_tokenizer, model_eos_ids
+from srt.text.tokenizer import Tokenizer, load_tokenizer
 
 T = TypeVar("T")
 

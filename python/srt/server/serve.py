@@ -25,9 +25,10 @@ from srt.server.engine_client import Engine, EngineClient, EngineProcess
 from srt.server.metrics import Metrics
 from srt.server.service import Service
 from srt.text.chat import ChatFormat, choose_format
+from srt.text.checkpoint_files import model_eos_ids
 from srt.text.reply import ReplyFormat, choose_reply_format
 from srt.text.sampling import Limits
-from srt.text.tokenizer import Tokenizer, load_tokenizer, model_eos_ids
+from srt.text.tokenizer import Tokenizer, load_tokenizer
 
 _log = logging.getLogger("srt.server")
 _WARMUP_TOKENS = 8

@@ -32,11 +32,18 @@ _MODERN_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{digits}"
     r"| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+
+
+def modern_split(*, digits: str) -> str:
+    """GPT-4's regular expression and its relatives. digits: how many go together, as `{1,3}`."""
+    return _MODERN_SPLIT.format(digits=digits)
+
+
 _SPLITS = {  # llama.cpp's names of pre-tokenizers: their regular expression
     "gpt-2": _GPT2_SPLIT,
     "smollm": _GPT2_SPLIT,
-    "llama-bpe": _MODERN_SPLIT.format(digits="{1,3}"),
-    "qwen2": _MODERN_SPLIT.format(digits=""),
+    "llama-bpe": modern_split(digits="{1,3}"),
+    "qwen2": modern_split(digits=""),
 }
 
 

@@ -5,22 +5,17 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import tokenizers
 
 from srt.errors import LoadError
+from srt.text.checkpoint_files import chat_template, model_eos_ids, named_tokens, read_json
 from srt.text.gguf_vocab import read_gguf_tokenizer
 from srt.text.pieces import build_pieces, strips_leading_space
-
-
-class Backend(Protocol):
-    """What encodes: `tokenizers.Tokenizer`, or the checkpoint's own Python tokenizer."""
-
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Token ids of `text`."""
+from srt.text.vendor import open_vendor_tokenizer
+from srt.text.vocabulary import Backend, Vocabulary
 
 
 class FastBackend:
@@ -33,25 +28,6 @@ class FastBackend:
         """Token ids of `text`."""
         ids: list[int] = self._fast.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
-
-
-@dataclass(frozen=True, slots=True)
-class Vocabulary:
-    """What is known of the tokens.
-
-    pieces: bytes by token id. special: ids that skip_special_tokens hides. added: ids beside the
-    trained vocabulary. eos_ids: ids that end an answer. named: `bos_token`, `eos_token`, … by name.
-    """
-
-    pieces: list[bytes]
-    special: frozenset[int]
-    added: frozenset[int]
-    eos_ids: tuple[int, ...]
-    bos_id: int | None
-    named: dict[str, str] = field(default_factory=dict)
-    strips_leading_space: bool = False
-    adds_bos: bool = False
-    adds_eos: bool = False
 
 
 class Tokenizer:
@@ -81,8 +57,9 @@ class Tokenizer:
         known = self.vocabulary
         if known.adds_bos and known.bos_id is not None and ids[:1] != [known.bos_id]:
             ids = [known.bos_id, *ids]
-        if known.adds_eos and known.eos_ids and (not ids or ids[-1] not in known.eos_ids):
-            ids = [*ids, known.eos_ids[0]]
+        end = known.own_eos_id if known.own_eos_id is not None else next(iter(known.eos_ids), None)
+        if known.adds_eos and end is not None and ids[-1:] != [end]:
+            ids = [*ids, end]
         return ids
 
     def added_around(self) -> tuple[list[str], list[str]]:
@@ -123,43 +100,25 @@ def load_tokenizer(path: Path, *, mode: str = "auto", trust_remote_code: bool = 
         module = importlib.import_module("srt.text.python_tokenizer")  # brings torch along
         backend, vocab, specials = module.open_python_tokenizer(path, trust_remote_code)
         vocabulary = _vocabulary(path, config, vocab, specials)
-        return Tokenizer(backend, vocabulary, _chat_template(path, config))
+        return Tokenizer(backend, vocabulary, chat_template(path, config))
     file = path / "tokenizer.json"
     if not file.exists():
+        parts = open_vendor_tokenizer(path, config)
+        if parts is not None:
+            return Tokenizer(parts.backend, parts.vocabulary, parts.chat_template)
         others = [p.name for p in path.glob("*token*")]
         raise LoadError(
-            f"{path} has no tokenizer.json ({', '.join(others) or 'no tokenizer files at all'}); "
-            "--tokenizer-mode slow runs the checkpoint's Python tokenizer"
+            f"{path} has no tokenizer.json, tokenizer.model or .tiktoken vocabulary that is known "
+            f"({', '.join(others) or 'no tokenizer files at all'}); --tokenizer-mode slow runs a "
+            "Python tokenizer of transformers"
         )
     fast = tokenizers.Tokenizer.from_file(str(file))
     fast.no_truncation()
     fast.no_padding()
     _add_missing(fast, config)
     return Tokenizer(
-        FastBackend(fast), _fast_vocabulary(fast, path, config), _chat_template(path, config)
+        FastBackend(fast), _fast_vocabulary(fast, path, config), chat_template(path, config)
     )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; nothing where there is no file. Raises LoadError."""
-    if not path.exists():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise LoadError(f"{path} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise LoadError(f"{path} must hold a JSON object")
-    return value
-
-
-def model_eos_ids(path: Path) -> tuple[int, ...]:
-    """Ids that end an answer, as generation_config.json and config.json say."""
-    for name in ("generation_config.json", "config.json"):
-        given = read_json(path / name).get("eos_token_id")
-        if given is not None:
-            return tuple(given) if isinstance(given, list) else (int(given),)
-    return ()
 
 
 def _from_gguf(path: Path) -> Tokenizer:
@@ -174,6 +133,7 @@ def _from_gguf(path: Path) -> Tokenizer:
         added=frozenset(added),
         eos_ids=found.eos_ids,
         bos_id=found.named_ids.get("bos_token"),
+        own_eos_id=found.named_ids.get("eos_token"),
         named=named,
         strips_leading_space=strips_leading_space(decoder),
         adds_bos=found.adds_bos,
@@ -204,7 +164,7 @@ def _fast_vocabulary(fast: tokenizers.Tokenizer, path: Path, config: dict[str, A
     specials = {i for i, token in added.items() if token.special}
     decoder = json.loads(fast.decoder.__getstate__()) if fast.decoder is not None else None
     vocab = fast.get_vocab(with_added_tokens=True)
-    named = _named_tokens(path, config)
+    named = named_tokens(path, config)
     known = {name: vocab[text] for name, text in named.items() if text in vocab}
     eos = model_eos_ids(path)
     if "eos_token" in known and known["eos_token"] not in eos:
@@ -215,6 +175,7 @@ def _fast_vocabulary(fast: tokenizers.Tokenizer, path: Path, config: dict[str, A
         added=frozenset(added),
         eos_ids=eos,
         bos_id=known.get("bos_token"),
+        own_eos_id=known.get("eos_token"),
         named=named,
         strips_leading_space=strips_leading_space(decoder),
         adds_bos=bool(config.get("add_bos_token", False)),
@@ -226,7 +187,7 @@ def _vocabulary(
     path: Path, config: dict[str, Any], pieces: list[bytes], specials: Sequence[int]
 ) -> Vocabulary:
     """For a Python tokenizer, which told the bytes of each id itself."""
-    named = _named_tokens(path, config)
+    named = named_tokens(path, config)
     by_bytes = {pieces[i]: i for i in specials}
     known = {name: by_bytes.get(text.encode()) for name, text in named.items()}
     eos = model_eos_ids(path)
@@ -239,29 +200,6 @@ def _vocabulary(
         added=frozenset(specials),
         eos_ids=eos,
         bos_id=known.get("bos_token"),
+        own_eos_id=own,
         named=named,
     )
-
-
-def _named_tokens(path: Path, config: dict[str, Any]) -> dict[str, str]:
-    named: dict[str, str] = {}
-    for source in (read_json(path / "special_tokens_map.json"), config):
-        for name in ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token"):
-            token = source.get(name)
-            if isinstance(token, dict):
-                token = token.get("content")
-            if isinstance(token, str):
-                named[name] = token
-    return named
-
-
-def _chat_template(path: Path, config: dict[str, Any]) -> str | None:
-    file = path / "chat_template.jinja"
-    if file.exists():
-        return file.read_text(encoding="utf-8")
-    template = read_json(path / "chat_template.json").get("chat_template")
-    template = template or config.get("chat_template")
-    if isinstance(template, list):
-        by_name = {entry["name"]: entry["template"] for entry in template}
-        template = by_name.get("default")
-    return template
