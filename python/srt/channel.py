@@ -18,6 +18,8 @@ import zmq
 from srt.types import SamplingParams
 
 WORKER_SHIFT = 40  # an id's bits above these name the HTTP worker that gave it
+LIFE_SHIFT = 32  # the bits between count the worker's starts
+_CONNECT_POLL_S = 0.02
 RECORDS_AT_ONCE = 16  # that the server takes before it writes and looks at its clients again
 
 
@@ -55,10 +57,11 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, tag="call", omit_defaults=
     """A rare control request, answered by one CallResult.
 
     Methods: `flush_cache` (not ok while sequences run or wait), `get_state` (payload: a flat map
-    of figures), `update_weights` (args: model_path, load_format or None; waits for what lives,
-    and sequences that come meanwhile wait for it), `start_profile` (args: folder), `stop_profile`,
-    `shutdown` (args: drain; with drain, living sequences run to their end first; without, they
-    are aborted; then exit 0).
+    of figures), `forget_worker` (args: worker; its sequences are aborted: it is gone),
+    `update_weights` (args: model_path, load_format or None; waits for what lives, and sequences
+    that come meanwhile wait for it), `start_profile` (args: folder), `stop_profile`, `shutdown`
+    (args: drain; with drain, living sequences run to their end first; without, they are aborted;
+    then exit 0).
     """
 
     call_id: int
@@ -179,14 +182,23 @@ S = TypeVar("S", bound=zmq.Socket[Any])
 V = TypeVar("V")
 
 
+# What StepEvents brings beside the parallel lists: maps by sequence id.
+_DETAILS = tuple(
+    f for f in StepEvents.__struct_fields__ if f not in ("seq_ids", "tokens", "finish")
+)
+
+
 def worker_endpoint(endpoint: str, worker: int) -> str:
     """Where one HTTP worker meets an engine; the first one's is the engine's own endpoint."""
     return endpoint if worker == 0 else f"{endpoint}.w{worker}"
 
 
-def first_id(worker: int) -> int:
-    """Where a worker's sequence and call ids begin: an id tells whose it is."""
-    return (worker << WORKER_SHIFT) + 1
+def first_id(worker: int, life: int = 0) -> int:
+    """Where a worker's sequence and call ids begin: an id tells whose it is.
+
+    life: how often the worker was started anew; what its earlier lives asked for is not its own.
+    """
+    return (worker << WORKER_SHIFT) + (life << LIFE_SHIFT) + 1
 
 
 def split_by_worker(record: FromEngine, num_workers: int) -> list[tuple[int, FromEngine]]:
@@ -203,6 +215,7 @@ def split_by_worker(record: FromEngine, num_workers: int) -> list[tuple[int, Fro
         mine[0].append(seq_id)
         mine[1].append(token)
         mine[2].append(finish)
+    details = {name: getattr(record, name) for name in _DETAILS}
     return [
         (
             worker,
@@ -210,9 +223,7 @@ def split_by_worker(record: FromEngine, num_workers: int) -> list[tuple[int, Fro
                 seq_ids=mine[0],
                 tokens=mine[1],
                 finish=mine[2],
-                cached_tokens=_of_worker(record.cached_tokens, worker),
-                logprobs=_of_worker(record.logprobs, worker),
-                errors=_of_worker(record.errors, worker),
+                **{name: _of_worker(entries, worker) for name, entries in details.items()},
             ),
         )
         for worker, mine in rows.items()
@@ -263,13 +274,16 @@ class EngineEnd:
         self._context.destroy(linger=1000)
 
 
-def engine_command(dp_rank: int, endpoint: str) -> tuple[list[str], dict[str, str]]:
-    """Command and environment of one copy's engine process, which reads settings from stdin."""
+def module_command(module: str, *arguments: str) -> tuple[list[str], dict[str, str]]:
+    """Command and environment of a process that runs one of our modules."""
     package_root = str(Path(__file__).resolve().parents[1])
     search = os.pathsep.join(p for p in (package_root, os.environ.get("PYTHONPATH")) if p)
-    module = [sys.executable, "-m", "srt.engine.process"]
-    arguments = ["--dp-rank", str(dp_rank), "--endpoint", endpoint]
-    return module + arguments, {**os.environ, "PYTHONPATH": search}
+    return [sys.executable, "-m", module, *arguments], {**os.environ, "PYTHONPATH": search}
+
+
+def engine_command(dp_rank: int, endpoint: str) -> tuple[list[str], dict[str, str]]:
+    """Command and environment of one copy's engine process, which reads settings from stdin."""
+    return module_command("srt.engine.process", "--dp-rank", str(dp_rank), "--endpoint", endpoint)
 
 
 class Listener(Protocol):
@@ -299,6 +313,11 @@ class ServerEnd:
         self._out.bind(f"{endpoint}.in")
         self._in.bind(f"{endpoint}.out")
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def connected(self) -> None:
+        """Returns once records can be sent: a worker may come up before the engine finds it."""
+        while not self._out.poll(0, zmq.POLLOUT):
+            await asyncio.sleep(_CONNECT_POLL_S)
 
     def send(self, record: ToEngine) -> None:
         """Queue one record for the engine; the queue has no limit, admission bounds it.

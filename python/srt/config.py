@@ -92,6 +92,9 @@ class Settings:
     host: str = _http("address to listen on", "127.0.0.1")
     port: int = _http("port to listen on", 30000, low=0, high=65535)
     api_key: str | None = _http("clients must send this as a Bearer token", None, secret=True)
+    http_workers: int = _http(
+        "processes that parse, tokenize and answer requests, all at one port", 1, low=1, high=64
+    )
     max_request_bytes: int = _http("largest request body", 64 << 20, low=1024)
     file_storage_path: str = _http(
         "folder where uploaded files and batches are kept over restarts",

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import tiny_tokenizer
+from server.process import ServerProcess
 from server.running import Running
 
 
@@ -31,3 +32,12 @@ def server(shared: Running) -> Iterator[Running]:
     answer = shared.generate(text="Hello", sampling_params={"max_new_tokens": 2, "temperature": 0})
     assert answer["meta_info"]["completion_tokens"] == 2
     shared.wait_idle()
+
+
+@pytest.fixture(scope="session")
+def real_server() -> Iterator[ServerProcess]:
+    """SmolLM2 with a chat template that takes tools; the tests that share it leave no trace."""
+    template = Path(__file__).parent / "chat_with_tools.jinja"
+    running = ServerProcess("--chat-template", str(template), "--enable-metrics")
+    yield running
+    assert running.close() == 0

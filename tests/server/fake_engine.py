@@ -73,6 +73,7 @@ class FakeEngine:
 
     endpoint: str
     ready: EngineReady = READY
+    num_workers: int = 1
     requests: list[GenerateRequest] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     refuses_calls: str = ""  # what it says to calls that it cannot do
@@ -139,8 +140,15 @@ class FakeEngine:
                 lambda: len(self.aborted) >= count and not self.living, timeout_s
             )
 
+    def wait_for_call(self, method: str, timeout_s: float = 10.0) -> None:
+        """Until it was called so."""
+        with self._changed:
+            assert self._changed.wait_for(
+                lambda: method in [call.method for call in self.calls], timeout_s
+            )
+
     def _run(self) -> None:
-        end = EngineEnd(self.endpoint)
+        end = EngineEnd(self.endpoint, self.num_workers)
         end.send(self.ready)
         while not self._closes and self._dies is None:
             for data in end.receive(1 if self.living and self._steps_left else 20):

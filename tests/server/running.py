@@ -114,7 +114,7 @@ class Running:
     async def _start_engine(self, settings: Settings, dp_rank: int, endpoint: str) -> FakeEngine:
         assert settings is self._settings
         assert dp_rank == len(self.engines)
-        self.engines.append(FakeEngine(endpoint, self._ready))
+        self.engines.append(FakeEngine(endpoint, self._ready, settings.http_workers))
         return self.engines[-1]
 
 

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from srt.channel import (
+    WORKER_SHIFT,
     AbortRequest,
     Call,
     CallResult,
@@ -258,6 +259,11 @@ class Engine:
             return None
         if call.method == "get_state":
             return self.state()
+        if call.method == "forget_worker":
+            gone = msgspec.msgpack.decode(call.args.get("worker", b"\xc0"), type=int)
+            for seq_id in sorted(i for i in self._living if i >> WORKER_SHIFT == gone):
+                self.scheduler.abort(seq_id)
+            return None
         if call.method == "start_profile":
             folder = msgspec.msgpack.decode(call.args.get("folder", b"\xa0"), type=str)
             return self._profile.start(folder)

@@ -35,8 +35,8 @@ class Link(Protocol):
 class LeaderLink:
     """Rank 0: connected to the server, and binding one socket for each other rank."""
 
-    def __init__(self, endpoint: str, follower_addresses: list[str]) -> None:
-        self._end = EngineEnd(endpoint)
+    def __init__(self, endpoint: str, follower_addresses: list[str], num_workers: int = 1) -> None:
+        self._end = EngineEnd(endpoint, num_workers)
         self._context = zmq.Context()
         self._followers = [_bound(self._context, address) for address in follower_addresses]
         self._stop_requested = False

@@ -82,7 +82,8 @@ def make_link(settings: Settings, place: Place) -> Link:
     if place.tp_rank > 0:
         return FollowerLink(follower_address(settings, place, place.tp_rank))
     others = range(1, settings.tp_size)
-    return LeaderLink(place.endpoint, [follower_address(settings, place, r) for r in others])
+    addresses = [follower_address(settings, place, r) for r in others]
+    return LeaderLink(place.endpoint, addresses, settings.http_workers)
 
 
 def serve(settings: Settings, place: Place, link: Link) -> None:
@@ -197,6 +198,7 @@ def _die_with_siblings(siblings: list[subprocess.Popen[bytes]], place: Place) ->
 
 
 def _fail_at_once(message: str, place: Place) -> None:
+    """Tells the first HTTP worker, which tells the others."""
     log.critical(message)
     context = zmq.Context()
     socket = context.socket(zmq.PUSH)

@@ -7,9 +7,7 @@ import hmac
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -19,7 +17,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from srt import __version__
 from srt.errors import Unauthorized
 from srt.server import control, upkeep
 from srt.server.answers import error_response, guarded, http_error, json_response
@@ -46,6 +43,7 @@ from srt.server.openai.files import (
 from srt.server.openai.models import get_model, list_models
 from srt.server.openai.ranking import RerankBody, ScoreBody, rerank, score
 from srt.server.openai.schemas import ChatBody, CompletionBody
+from srt.server.openapi import describe
 from srt.server.service import Service
 
 ServiceHandler = Callable[[Service, Request], Awaitable[Response]]
@@ -154,26 +152,5 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def _describe(request: Request) -> Response:  # noqa: ARG001
-    """OpenAPI, from the same structs that decode the bodies."""
-    kinds = list(dict.fromkeys(kind for *_, kind in ROUTES if kind is not None))
-    where = "#/components/schemas/"
-    _, components = msgspec.json.schema_components(kinds, ref_template=where + "{name}")
-    paths: dict[str, dict[str, Any]] = {}
-    for path, methods, handler, kind in ROUTES:
-        for method in methods:
-            entry: dict[str, Any] = {
-                "summary": (handler.__doc__ or "").partition("\n")[0],
-                "responses": {"200": {"description": "OK"}},
-            }
-            if kind is not None and method != "GET":
-                schema = {"$ref": where + kind.__name__}
-                entry["requestBody"] = {"content": {"application/json": {"schema": schema}}}
-            paths.setdefault(path.replace(":path", ""), {})[method.lower()] = entry
-    return json_response(
-        {
-            "openapi": "3.1.0",
-            "info": {"title": "SRT", "version": __version__},
-            "paths": paths,
-            "components": {"schemas": components},
-        }
-    )
+    """The OpenAPI page."""
+    return json_response(describe(ROUTES))

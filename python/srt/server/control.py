@@ -154,9 +154,7 @@ async def abort_request(service: Service, request: Request) -> Response:
     body = await _abort_reader.read(request, service.settings.max_request_bytes)
     if (body.rid is None) == (not body.abort_all):
         raise InvalidParameter("exactly one of rid and abort_all is needed", "rid")
-    if body.rid is not None:
-        return json_response({"aborted": service.client.cancel_request(body.rid)})
-    return json_response({"aborted": service.client.cancel_all()})
+    return json_response({"aborted": await service.client.cancel_everywhere(body.rid)})
 
 
 async def tokenize(service: Service, request: Request) -> Response:

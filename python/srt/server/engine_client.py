@@ -26,8 +26,11 @@ from srt.channel import (
     ServerEnd,
     StepEvents,
     ToEngine,
+    first_id,
 )
+from srt.config import Settings
 from srt.errors import EngineDead, InvalidParameter, QueueFull, RequestError, ShuttingDown
+from srt.server.crew import Crew
 from srt.server.generation import Generation, Sequence
 from srt.server.metrics import Metrics
 from srt.types import FinishReason
@@ -70,14 +73,17 @@ class EngineClient:
         max_queued: int,
         watchdog_timeout: float,
         metrics: Metrics | None = None,
+        crew: Crew | None = None,
     ) -> None:
         self.engines = engines
         self.metrics = metrics
+        self.crew = crew or Crew()
         self._shortest_queue = shortest_queue
         self._max_queued = max_queued
         self._watchdog_timeout = watchdog_timeout
-        self._seq_ids = itertools.count(1)
-        self._call_ids = itertools.count(1)
+        first = first_id(self.crew.worker, self.crew.life)
+        self._seq_ids = itertools.count(first)
+        self._call_ids = itertools.count(first)
         self._turns = itertools.count()
         self._calls: dict[int, asyncio.Future[CallResult]] = {}
         self._by_request: dict[str, list[Sequence]] = {}
@@ -92,11 +98,12 @@ class EngineClient:
 
     @property
     def num_living(self) -> int:
-        """Sequences that wait or run."""
-        return sum(len(engine.living) for engine in self.engines)
+        """Sequences that wait or run, for this HTTP worker or another."""
+        return self.crew.num_elsewhere() + sum(len(engine.living) for engine in self.engines)
 
     def start(self) -> None:
         """Listen to the engines."""
+        self.crew.answers("abort", self._answer_abort)
         for engine in self.engines:
             engine.channel.listen(_Ear(self, engine))
             self._tasks.append(asyncio.create_task(self._watch_process(engine)))
@@ -142,7 +149,7 @@ class EngineClient:
         self.check_alive()
         if self.is_draining:
             raise ShuttingDown("the server is shutting down and takes no new requests")
-        self._check_room(len(requests))
+        self._check_room(self.num_living, len(requests))
         for request_id in {sequence.request_id for sequence in generation.sequences}:
             if request_id in self._by_request:
                 raise InvalidParameter(f"the request id {request_id!r} is in use", "rid")
@@ -154,6 +161,7 @@ class EngineClient:
             engine.living[sequence.seq_id] = sequence
             self._by_request.setdefault(sequence.request_id, []).append(sequence)
             self._send(engine, msgspec.structs.replace(request, seq_id=sequence.seq_id))
+        self.crew.add_living(len(requests))
 
     def cancel(self, sequences: Iterable[Sequence], error: RequestError | None = None) -> int:
         """End those that still run, at once: with ABORT, or with `error`. Returns how many."""
@@ -174,6 +182,15 @@ class EngineClient:
     def cancel_request(self, request_id: str) -> int:
         """Cancel by the client's name for it; returns how many sequences ended by it."""
         return self.cancel(list(self._by_request.get(request_id, ())))
+
+    async def cancel_everywhere(self, request_id: str | None) -> int:
+        """Cancel a request by its name (None: all there are), at whichever HTTP worker it is."""
+        here = self.cancel_all() if request_id is None else self.cancel_request(request_id)
+        elsewhere: list[int] = await self.crew.ask("abort", request_id)
+        return here + sum(elsewhere)
+
+    async def _answer_abort(self, request_id: str | None) -> int:
+        return self.cancel_all() if request_id is None else self.cancel_request(request_id)
 
     def cancel_all(self, error: RequestError | None = None) -> int:
         """Cancel everything; returns how many sequences there were."""
@@ -210,6 +227,12 @@ class EngineClient:
                 engine.num_long_calls -= 1
                 engine.last_heard = time.monotonic()
 
+    def tell_all(self, method: str, **args: Any) -> None:
+        """Ask every engine for something whose answer does not matter."""
+        raw = {name: msgspec.Raw(msgspec.msgpack.encode(value)) for name, value in args.items()}
+        for engine in self.engines:
+            self._send(engine, Call(call_id=next(self._call_ids), method=method, args=raw))
+
     async def drain(self, timeout_s: float) -> None:
         """Take nothing new, let the living end; what is left after `timeout_s` is aborted."""
         self.is_draining = True
@@ -224,7 +247,7 @@ class EngineClient:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self.death is None and self._all_ready.is_set():
+        if self.death is None and self._all_ready.is_set() and self.crew.worker == 0:
             await self._shut_down()
         await asyncio.gather(*(engine.process.stop() for engine in self.engines))
         for engine in self.engines:
@@ -232,8 +255,7 @@ class EngineClient:
 
     async def _shut_down(self) -> None:
         """Ask the engines to end, and give them time to tell their other ranks."""
-        for engine in self.engines:
-            self._send(engine, Call(call_id=next(self._call_ids), method="shutdown"))
+        self.tell_all("shutdown")
         ends = asyncio.gather(*(engine.process.exited() for engine in self.engines))
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(ends, _SHUTDOWN_S)
@@ -260,12 +282,12 @@ class EngineClient:
         except BrokenPipeError as error:
             asyncio.get_running_loop().call_soon(self.die, str(error))
 
-    def _check_room(self, count: int) -> None:
+    def _check_room(self, num_living: int, count: int) -> None:
         running = sum(e.ready.max_running for e in self.engines if e.ready is not None)
         limit = running + self._max_queued
-        if self.num_living + count > limit:
+        if num_living + count > limit:
             raise QueueFull(
-                f"{self.num_living} sequences run or wait and {count} more were asked for; "
+                f"{num_living} sequences run or wait and {count} more were asked for; "
                 f"the limit is {limit}"
             )
 
@@ -339,7 +361,8 @@ class EngineClient:
             self._send(self.engines[index], AbortRequest(seq_ids))
 
     def _forget(self, sequence: Sequence) -> None:
-        self.engines[sequence.engine].living.pop(sequence.seq_id, None)
+        if self.engines[sequence.engine].living.pop(sequence.seq_id, None) is not None:
+            self.crew.add_living(-1)
         if self.metrics is not None:
             self.metrics.observe(sequence, time.monotonic())
         siblings = self._by_request.get(sequence.request_id, [])
@@ -365,6 +388,18 @@ class EngineClient:
                     self.die(f"the engine has been silent for {silent:.0f} s")
 
 
+def new_client(settings: Settings, engines: Seq[Engine], crew: Crew) -> EngineClient:
+    """A client as the settings want it; it begins to listen with `start`."""
+    return EngineClient(
+        engines,
+        shortest_queue=settings.load_balance_method == "shortest_queue",
+        max_queued=settings.max_queued_requests,
+        watchdog_timeout=settings.watchdog_timeout,
+        metrics=Metrics(settings.model_name) if settings.enable_metrics else None,
+        crew=crew,
+    )
+
+
 class _Ear:
     """Hears one engine for the client."""
 
@@ -375,5 +410,9 @@ class _Ear:
         self.fail = client.die
 
     def take(self, record: FromEngine) -> None:
-        """One record."""
-        self._client.take(self._engine, record)
+        """One record. A mistake of ours in here has lost somebody's token: nobody may go on."""
+        try:
+            self._client.take(self._engine, record)
+        except Exception as error:  # noqa: BLE001
+            _log.exception("a record of the engine could not be taken")
+            self._client.die(f"internal error: {type(error).__name__}")

@@ -1,0 +1,149 @@
+"""/openapi.json, from the same structs that decode the bodies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+
+from srt import __version__
+from srt.server import responses as native
+from srt.server.openai import responses as openai
+
+_REF = "#/components/schemas/"
+_ERRORS = MappingProxyType(
+    {
+        400: "a field is unknown, malformed, out of range or not supported; `param` names it",
+        401: "the API key is missing or wrong",
+        404: "no such model",
+        405: "the path has no such method",
+        409: "the operation needs an engine without running requests",
+        413: "the body is over --max-request-bytes",
+        429: "too many requests wait; come back after Retry-After seconds",
+        503: "the server is shutting down, or the engine has died",
+    }
+)
+_BODY_ERRORS = (400, 401, 404, 413, 429, 503)
+_OTHER_ERRORS = (401, 503)
+
+# path -> what is answered; a list means one or a list of them
+ANSWERS: Mapping[str, Any] = MappingProxyType(
+    {
+        "/generate": native.Generated | list[native.Generated],
+        "/v1/completions": openai.Completion,
+        "/v1/chat/completions": openai.ChatCompletion,
+        "/encode": native.Vector | list[native.Vector],
+        "/classify": native.Vector | list[native.Vector],
+        "/judge": native.Vector | list[native.Vector],
+        "/v1/embeddings": openai.EmbeddingList,
+        "/v1/rerank": openai.Reranked,
+        "/v1/score": openai.Scored,
+        "/update_weights_from_disk": native.Updated,
+        "/update_weights": native.Updated,
+        "/start_profile": native.ProfileFiles,
+        "/stop_profile": native.ProfileFiles,
+        "/v1/models": openai.ModelList,
+        "/v1/models/{model}": openai.ModelCard,
+        "/get_model_info": native.ModelInfo,
+        "/get_server_info": native.ServerInfo,
+        "/get_server_args": native.ServerInfo,
+        "/abort_request": native.Aborted,
+        "/tokenize": native.Tokenized,
+        "/detokenize": native.Detokenized,
+    }
+)
+# path -> one event of a stream
+EVENTS: Mapping[str, Any] = MappingProxyType(
+    {
+        "/generate": native.Generated,
+        "/v1/completions": openai.Completion,
+        "/v1/chat/completions": openai.ChatChunk,
+    }
+)
+_TEXT = frozenset({"/metrics", "/flush_cache"})  # answered by plain text
+_EMPTY = frozenset({"/health", "/health_generate"})
+_BODY_MAY_LACK = frozenset({"/start_profile"})
+_MORE_ERRORS: Mapping[str, tuple[int, ...]] = MappingProxyType(
+    {
+        "/metrics": (404,),
+        "/flush_cache": (409,),
+        "/v1/models/{model}": (404,),
+        "/update_weights_from_disk": (409,),
+        "/update_weights": (409,),
+        "/start_profile": (400,),
+        "/stop_profile": (400,),
+    }
+)
+
+Route = tuple[str, tuple[str, ...], Any, type | None]
+
+
+def describe(routes: Sequence[Route]) -> dict[str, Any]:
+    """The OpenAPI page of `routes`: path, methods, handler, body."""
+    bodies = {body for *_, body in routes if body is not None}
+    kinds = [*sorted(bodies, key=str), *ANSWERS.values(), *EVENTS.values(), openai.ErrorBody]
+    schemas, components = msgspec.json.schema_components(kinds, ref_template=_REF + "{name}")
+    by_kind = {str(kind): schema for kind, schema in zip(kinds, schemas, strict=True)}
+    paths: dict[str, dict[str, Any]] = {}
+    for path, methods, handler, body in routes:
+        shown = path.replace(":path", "")
+        for method in methods:
+            entry = _operation(shown, handler, None if method == "GET" else body, by_kind)
+            entry["operationId"] = f"{method.lower()} {shown}"
+            paths.setdefault(shown, {})[method.lower()] = entry
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "SRT",
+            "version": __version__,
+            "description": "Nothing is accepted and ignored: a field that is unknown, malformed or "
+            "not supported is answered by 400, and `param` names it. `null` means the default.",
+        },
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{}, {"key": []}],
+    }
+
+
+def _operation(
+    path: str, handler: Any, body: type | None, by_kind: dict[str, Any]
+) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "summary": (handler.__doc__ or "").partition("\n")[0],
+        "responses": {"200": _answer(path, by_kind)},
+    }
+    codes = _BODY_ERRORS if body is not None else _OTHER_ERRORS
+    for code in sorted({*codes, *_MORE_ERRORS.get(path, ())}):
+        entry["responses"][str(code)] = {
+            "description": _ERRORS[code],
+            "content": {"application/json": {"schema": by_kind[str(openai.ErrorBody)]}},
+        }
+    if body is not None:
+        entry["requestBody"] = {
+            "required": path not in _BODY_MAY_LACK,
+            "content": {"application/json": {"schema": by_kind[str(body)]}},
+        }
+    if "{" in path:
+        name = path[path.index("{") + 1 : -1]
+        entry["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        ]
+    return entry
+
+
+def _answer(path: str, by_kind: Mapping[str, Any]) -> dict[str, Any]:
+    if path in _EMPTY:
+        return {"description": "OK"}
+    if path in _TEXT:
+        return {"description": "OK", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    answer: dict[str, Any] = {"description": "OK", "content": {}}
+    if path in ANSWERS:
+        answer["content"]["application/json"] = {"schema": by_kind[str(ANSWERS[path])]}
+    if path in EVENTS:
+        answer["content"]["text/event-stream"] = {"schema": by_kind[str(EVENTS[path])]}
+    return answer

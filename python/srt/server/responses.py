@@ -1,0 +1,108 @@
+"""What the routes beside OpenAI's answer, for the OpenAPI page and for tests."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from srt.fields import doc
+from srt.server.openai.responses import Answer
+
+TokenLogprob = tuple[float | None, int, str | None]  # logprob, id, text
+
+
+class FinishReason(Answer, frozen=True, kw_only=True):
+    """How an answer ended."""
+
+    type: Literal["stop", "length", "abort"]
+    matched: Annotated[int | str | msgspec.UnsetType, doc("the stop id or text")] = msgspec.UNSET
+    length: Annotated[int | msgspec.UnsetType, doc("tokens of the answer")] = msgspec.UNSET
+    message: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class MetaInfo(Answer, frozen=True, kw_only=True):
+    """About an answer."""
+
+    id: Annotated[str, doc("the request's id")]
+    prompt_tokens: int
+    completion_tokens: int
+    completion_tokens_wo_jump_forward: int
+    cached_tokens: Annotated[int, doc("prompt tokens found in the prefix cache")]
+    finish_reason: Annotated[FinishReason | None, doc("null while it runs")]
+    input_token_logprobs: list[TokenLogprob] | msgspec.UnsetType = msgspec.UNSET
+    output_token_logprobs: list[TokenLogprob] | msgspec.UnsetType = msgspec.UNSET
+    input_top_logprobs: list[list[TokenLogprob] | None] | msgspec.UnsetType = msgspec.UNSET
+    output_top_logprobs: list[list[TokenLogprob] | None] | msgspec.UnsetType = msgspec.UNSET
+    normalized_prompt_logprob: float | msgspec.UnsetType | None = msgspec.UNSET
+
+
+class Generated(Answer, frozen=True, kw_only=True):
+    """One answer; in a stream all of it so far."""
+
+    text: Annotated[str | msgspec.UnsetType, doc("absent with --skip-tokenizer-init")] = (
+        msgspec.UNSET
+    )
+    token_ids: Annotated[list[int] | msgspec.UnsetType, doc("instead of text")] = msgspec.UNSET
+    meta_info: MetaInfo
+    index: Annotated[int, doc("prompt by prompt, n of each", minimum=0)]
+
+
+class ModelInfo(Answer, frozen=True, kw_only=True):
+    """What is served."""
+
+    model_path: str
+    tokenizer_path: str
+    is_generation: bool
+
+
+class Tokenized(Answer, frozen=True, kw_only=True):
+    """Token ids."""
+
+    tokens: Annotated[list[int | list[int]], doc("a list for each text where there are several")]
+    count: int | list[int]
+    max_model_len: Annotated[int, doc("the context window in tokens")]
+
+
+class Detokenized(Answer, frozen=True, kw_only=True):
+    """A text."""
+
+    text: str
+
+
+class Aborted(Answer, frozen=True, kw_only=True):
+    """What an abort came to."""
+
+    aborted: Annotated[int, doc("how many sequences ended by it", minimum=0)]
+
+
+class VectorInfo(Answer, frozen=True, kw_only=True):
+    """About a vector's prompt."""
+
+    id: Annotated[str, doc("the request's id")]
+    prompt_tokens: int
+    cached_tokens: Annotated[int, doc("prompt tokens found in the prefix cache")]
+
+
+class Vector(Answer, frozen=True, kw_only=True):
+    """The vector of one prompt, or its scores."""
+
+    embedding: list[float]
+    meta_info: VectorInfo
+    index: Annotated[int, doc("which prompt", minimum=0)]
+
+
+class Updated(Answer, frozen=True, kw_only=True):
+    """What became of an update."""
+
+    success: bool
+    message: str
+
+
+class ProfileFiles(Answer, frozen=True, kw_only=True):
+    """Where traces are."""
+
+    files: Annotated[list[str | None], doc("of each copy's first rank")]
+
+
+ServerInfo = dict[str, Any]
