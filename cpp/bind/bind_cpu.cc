@@ -6,7 +6,7 @@
 #include <string>
 
 #include "bind/bind.h"
-#include "bind/cpu_tape.h"
+#include "bind/cpu_args.h"
 #include "bind/dlpack.h"
 #include "cpu/activation.h"
 #include "cpu/attention.h"
@@ -23,65 +23,6 @@ namespace srt::bind {
 namespace {
 
 using namespace pybind11::literals;
-
-// Work of a few microseconds keeps the GIL: giving it up could cost a thread switch.
-constexpr int64_t kReleaseElements = 1 << 14;
-
-template <typename F>
-void run_once(int64_t elements, const F& work) {
-  if (elements < kReleaseElements) return work();
-  const py::gil_scoped_release released;
-  work();
-}
-
-// The same for work that a tape may take: it holds its parameters by value.
-template <typename F>
-void run(int64_t elements, const F& work) {
-  if (CpuTape* tape = CpuTape::recording()) tape->add(work);
-  run_once(elements, work);
-}
-
-void expect_not_recording() {
-  expect(CpuTape::recording() == nullptr, "what reads the step message cannot be on a tape");
-}
-
-bool is_model_float(DType t) { return t == DType::kF32 || t == DType::kBF16 || t == DType::kF16; }
-
-void expect_cpu(const TensorView& t, const char* name) {
-  if (t.device != Device::kCpu) throw InvalidArgument(std::string(name) + " must be on the CPU");
-}
-
-// A model-dtype tensor of `ndim` dimensions whose last one is contiguous.
-void expect_rows(const TensorView& t, int ndim, const char* name) {
-  expect_cpu(t, name);
-  if (!is_model_float(t.dtype) || t.ndim != ndim ||
-      (t.step(ndim - 1) != 1 && t.dim(ndim - 1) > 1)) {
-    throw InvalidArgument(std::string(name) + " must be float32, bfloat16 or float16 with " +
-                          std::to_string(ndim) + " dimensions, the last one contiguous");
-  }
-}
-
-void expect_like(const TensorView& t, DType dtype, int64_t numel, const char* name) {
-  expect_cpu(t, name);
-  if (t.dtype != dtype || t.numel() != numel || !t.is_contiguous()) {
-    throw InvalidArgument(std::string(name) + " must be contiguous, of the input's dtype, with " +
-                          std::to_string(numel) + " elements");
-  }
-}
-
-const int32_t* int32s(const TensorView& t, int64_t at_least, const char* name) {
-  expect_cpu(t, name);
-  if (t.dtype != DType::kI32 || t.numel() < at_least || !t.is_contiguous()) {
-    throw InvalidArgument(std::string(name) + " must be contiguous int32 with at least " +
-                          std::to_string(at_least) + " elements");
-  }
-  return t.ptr<int32_t>();
-}
-
-int32_t* int32s_out(const TensorView& t, int64_t at_least, const char* name) {
-  int32s(t, at_least, name);
-  return t.ptr<int32_t>();
-}
 
 // Rows of the last dimension. 2-d: one stride. 3-d: heads inside tokens.
 cpu::RowLayout row_layout(const TensorView& t, const char* name) {
@@ -140,18 +81,13 @@ void gated(const TensorView& x, const std::string& act, const TensorView& out) {
   expect_rows(x, 2, "x");
   expect(x.dim(1) % 2 == 0, "x must have an even number of columns");
   expect_like(out, x.dtype, x.numel() / 2, "out");
-  expect(act == "silu" || act == "gelu" || act == "gelu_tanh",
-         "act must be silu, gelu or gelu_tanh");
-  const cpu::Gate gate = act == "silu"   ? cpu::Gate::kSilu
-                         : act == "gelu" ? cpu::Gate::kGelu
-                                         : cpu::Gate::kGeluTanh;
   const cpu::GatedParams p{.dtype = x.dtype,
                            .x = x.data,
                            .out = out.data,
                            .rows = x.dim(0),
                            .size = x.dim(1) / 2,
                            .x_stride = x.step(0),
-                           .gate = gate};
+                           .gate = as_gate(act)};
   run(x.numel() * 4, [p] { cpu::gated(p); });
 }
 
@@ -167,9 +103,20 @@ cpu::KvFormat kv_format(const TensorView& cache, DType dtype, const std::string&
   return format == "fp8_e5m2" ? cpu::KvFormat::kE5M2 : cpu::KvFormat::kE4M3;
 }
 
+// Whether v is the head of k's rows: the values of latent attention (MLA).
+bool is_latent(const TensorView& k_cache, const TensorView& v_cache) {
+  return v_cache.data == k_cache.data && k_cache.ndim == 4 && v_cache.ndim == 4 &&
+         k_cache.is_contiguous() && k_cache.dtype == v_cache.dtype &&
+         v_cache.dim(3) <= k_cache.dim(3) && v_cache.step(3) == 1 && k_cache.dim(1) == 1 &&
+         k_cache.dim(0) == v_cache.dim(0) && k_cache.dim(1) == v_cache.dim(1) &&
+         k_cache.dim(2) == v_cache.dim(2) && v_cache.step(0) == k_cache.step(0) &&
+         v_cache.step(2) == k_cache.step(2);
+}
+
 void expect_caches(const TensorView& k_cache, const TensorView& v_cache) {
   expect_cpu(k_cache, "k_cache");
   expect_cpu(v_cache, "v_cache");
+  if (is_latent(k_cache, v_cache)) return;
   expect(k_cache.ndim == 4 && v_cache.ndim == 4 && k_cache.is_contiguous() &&
              v_cache.is_contiguous() && k_cache.dtype == v_cache.dtype &&
              k_cache.dim(0) == v_cache.dim(0) && k_cache.dim(1) == v_cache.dim(1) &&
@@ -261,6 +208,23 @@ void store_kv(const TensorView& k, const TensorView& v, const TensorView& slots,
   run_kv_store(p);
 }
 
+// x: [T, 1, D]. cache: [pages, 1, page_size, D].
+void store_latent(const TensorView& x, const TensorView& slots, const TensorView& cache,
+                  const std::string& format, float scale) {
+  cpu::KvStoreParams p{};
+  add_keys(x, p);
+  expect_cpu(cache, "cache");
+  expect(cache.ndim == 4 && cache.is_contiguous() && cache.dim(1) == p.kv_heads &&
+             cache.dim(3) == p.head_dim,
+         "cache must be contiguous [num_pages, heads, page_size, head_dim] of x's heads");
+  p.format = kv_format(cache, p.dtype, format);
+  p.k_cache = cache.data;
+  p.slots = int32s(slots, p.tokens, "slots");
+  p.page_size = cache.dim(2);
+  p.k_scale = scale;
+  run_kv_store(p);
+}
+
 // Both of the above.
 void rotary_store_kv(const TensorView& q, const TensorView& k, const TensorView& v,
                      const TensorView& positions, const TensorView& cos_sin,
@@ -273,7 +237,8 @@ void rotary_store_kv(const TensorView& q, const TensorView& k, const TensorView&
   run_kv_store(p);
 }
 
-// q: [T, Hq, D]. caches: [pages, Hk, page_size, D or Dv]. rows, seq_lens: int32 [B]. q_indptr:
+// q: [T, Hq, D]. caches: [pages, Hk, page_size, D or Dv], or v_cache a view of k_cache's first Dv
+// columns. rows, seq_lens: int32 [B]. q_indptr:
 // int32 [B + 1]. page_table: int32 [R, max_pages]. out: [T, Hq, Dv] contiguous.
 void paged_attention(const TensorView& q, const TensorView& k_cache, const TensorView& v_cache,
                      const TensorView& rows, const TensorView& q_indptr, const TensorView& seq_lens,
@@ -335,6 +300,7 @@ void linear(const TensorView& x, const TensorView& weight, const std::optional<T
                             .out = weight.dim(0),
                             .x_stride = x.step(0),
                             .w_stride = weight.step(0),
+                            .y_stride = weight.dim(0),
                             .x32 = nullptr,
                             .x32_stride = 0};
   run(p.rows * p.in * p.out, [p] { cpu::linear(p); });
@@ -475,6 +441,7 @@ void bind_cpu(py::module_& m) {
   m.def("cpu_rotary", &rotary, "q"_a, "k"_a, "positions"_a, "cos_sin"_a, "interleaved"_a);
   m.def("cpu_store_kv", &store_kv, "k"_a, "v"_a, "slots"_a, "k_cache"_a, "v_cache"_a, "kv_format"_a,
         "k_scale"_a, "v_scale"_a);
+  m.def("cpu_store_latent", &store_latent, "x"_a, "slots"_a, "cache"_a, "kv_format"_a, "scale"_a);
   m.def("cpu_rotary_store_kv", &rotary_store_kv, "q"_a, "k"_a, "v"_a, "positions"_a, "cos_sin"_a,
         "slots"_a, "k_cache"_a, "v_cache"_a, "interleaved"_a, "kv_format"_a, "k_scale"_a,
         "v_scale"_a);

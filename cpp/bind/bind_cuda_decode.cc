@@ -43,7 +43,8 @@ cuda::DecodeGrid make_grid(int num_q_heads, int num_kv_heads, int head_dim,
       cuda::decode_grid(num_q_heads, num_kv_heads, head_dim, parse_kv_format(kv_format),
                         num_sms > 0 ? num_sms : cuda::num_sms());
   expect(grid.plan.num_ctas > 0, "decode attention has no kernel for head_dim " +
-                                     std::to_string(head_dim) + " (64, 80, 96, 128, 192 or 256)");
+                                     std::to_string(head_dim) +
+                                     " (64, 80, 96, 128, 192 or 256; 576 for one latent)");
   return grid;
 }
 

@@ -11,6 +11,7 @@ PYBIND11_MODULE(_srt_core, m) {
   srt::bind::bind_errors(m);
   srt::bind::bind_scheduler(m);
   srt::bind::bind_cpu(m);
+  srt::bind::bind_cpu_moe(m);
 #ifdef SRT_WITH_CUDA
   srt::bind::bind_cuda_attention(m);
   srt::bind::bind_cuda_decode(m);
@@ -18,5 +19,7 @@ PYBIND11_MODULE(_srt_core, m) {
   srt::bind::bind_cuda_extend(m);
   srt::bind::bind_cuda_step(m);
   srt::bind::bind_cuda_gemm(m);
+  srt::bind::bind_cuda_latent(m);
+  srt::bind::bind_cuda_moe(m);
 #endif
 }

@@ -14,7 +14,8 @@ struct AttentionParams {
   int64_t q_stride, q_head_stride, q_heads, head_dim;
   void* out;            // [tokens, q_heads, v_head_dim] contiguous
   const void* k_cache;  // [num_pages, kv_heads, page_size, head_dim]
-  const void* v_cache;  // [num_pages, kv_heads, page_size, v_head_dim]
+  const void* v_cache;  // [num_pages, kv_heads, page_size, v_head_dim]; k_cache itself where values
+                        // are the first v_head_dim columns of the keys (MLA)
   int64_t kv_heads, page_size, v_head_dim;
   KvFormat format;
   float k_scale, v_scale;  // x = stored * scale

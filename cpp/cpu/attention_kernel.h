@@ -1,7 +1,8 @@
 // One item of attention.h: a flash-style loop over tiles of keys with an online softmax.
 //
 // A row is one (query, head of the group). Keys and values of a tile are gathered from their pages
-// to float32 once for all rows; sums are float32.
+// to float32 once for all rows; sums are float32. MLA's values are the head of its keys, gathered
+// once.
 #pragma once
 
 #include "cpu/attention.h"
@@ -20,6 +21,7 @@ struct AttentionScratch {
   float *row_max, *row_sum, *rescale;       // [rows]
   float *all_acc, *all_max, *all_sum;       // what the finished parts add up to
   int64_t rows, dk, dv;                     // dk, dv: head dims rounded up to whole vectors
+  int64_t value_stride;                     // dv, or dk where values lie inside the keys
 };
 
 inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
@@ -38,7 +40,9 @@ inline AttentionScratch carve(const AttentionParams& p, const AttentionItem& ite
   };
   s.q = take(s.rows * s.dk);
   s.keys = take(kTile * s.dk);
-  s.values = take(kTile * s.dv);
+  const bool is_latent = p.v_cache == p.k_cache;
+  s.values = is_latent ? s.keys : take(kTile * s.dv);
+  s.value_stride = is_latent ? s.dk : s.dv;
   s.acc = take(s.rows * s.dv);
   s.scores = take(s.rows * kTile);
   s.row_max = take(s.rows);
@@ -104,6 +108,7 @@ void gather(const AttentionParams& p, const AttentionItem& item, int64_t begin, 
     const int64_t place = (page * p.kv_heads + item.kv_head) * p.page_size + pos % p.page_size;
     widen(static_cast<const Kv*>(p.k_cache) + place * p.head_dim, p.head_dim, s.dk,
           s.keys + (pos - begin) * s.dk);
+    if (s.values == s.keys) continue;
     widen(static_cast<const Kv*>(p.v_cache) + place * p.v_head_dim, p.v_head_dim, s.dv,
           s.values + (pos - begin) * s.dv);
   }
@@ -159,7 +164,7 @@ inline void accumulate_block(const AttentionScratch& s, int64_t row, int64_t d, 
   }
   for (int64_t t = 0; t < keys; ++t) {
     Vec v[kVecs];
-    for (int j = 0; j < kVecs; ++j) v[j] = load(s.values + t * s.dv + d + j * kLanes);
+    for (int j = 0; j < kVecs; ++j) v[j] = load(s.values + t * s.value_stride + d + j * kLanes);
     for (int i = 0; i < kRows; ++i) {
       const Vec weight = splat(s.scores[(row + i) * kTile + t]);
       for (int j = 0; j < kVecs; ++j) acc[i][j] = fma(weight, v[j], acc[i][j]);

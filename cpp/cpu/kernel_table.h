@@ -3,9 +3,11 @@
 
 #include "cpu/activation_kernel.h"
 #include "cpu/attention_kernel.h"
+#include "cpu/grouped_kernel.h"
 #include "cpu/kernels.h"
 #include "cpu/kv_store_kernel.h"
 #include "cpu/linear_kernel.h"
+#include "cpu/moe_kernel.h"
 #include "cpu/norm_kernel.h"
 #include "cpu/sample_kernel.h"
 
@@ -21,6 +23,8 @@ constexpr Kernels kTable{
     .pack_tokens = nullptr,
     .tile_linear = nullptr,
     .to_float = to_float,
+    .grouped = grouped,
+    .combine = combine,
     .attention = attention,
     .merge_attention = merge_attention,
     .argmax = argmax,

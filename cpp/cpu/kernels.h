@@ -4,8 +4,10 @@
 
 #include "cpu/activation.h"
 #include "cpu/attention.h"
+#include "cpu/grouped.h"
 #include "cpu/kv_store.h"
 #include "cpu/linear.h"
+#include "cpu/moe.h"
 #include "cpu/norm.h"
 #include "cpu/sample.h"
 
@@ -22,6 +24,8 @@ struct Kernels {
   void (*pack_tokens)(const LinearParams&, uint32_t* out);
   void (*tile_linear)(const LinearParams&, const uint32_t* packed, int64_t begin, int64_t end);
   void (*to_float)(DType, const void* x, int64_t rows, int64_t cols, int64_t stride, float* out);
+  void (*grouped)(const GroupedLinearParams&, const GroupedItem&);
+  void (*combine)(const ExpertsParams&, int64_t begin, int64_t end);
   void (*attention)(const AttentionParams&, const AttentionItem&);
   void (*merge_attention)(const AttentionParams&, const AttentionItem* parts, int64_t count);
   int32_t (*argmax)(DType, const void* x, int64_t size);

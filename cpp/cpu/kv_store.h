@@ -25,7 +25,7 @@ struct KvStoreParams {
   int64_t rotary_dim;
   bool interleaved;
 
-  const void* v;  // [tokens, kv_heads, v_head_dim]
+  const void* v;  // [tokens, kv_heads, v_head_dim] or nullptr: k alone is stored (MLA)
   int64_t v_stride, v_head_stride, v_head_dim;
   void* k_cache;         // [num_pages, kv_heads, page_size, head_dim] or nullptr: no store
   void* v_cache;         // [num_pages, kv_heads, page_size, v_head_dim]

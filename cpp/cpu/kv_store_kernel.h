@@ -48,6 +48,7 @@ void store_token(const KvStoreParams& p, int64_t t) {
     const int64_t place = (page * p.kv_heads + h) * p.page_size + offset;
     store_head(static_cast<const T*>(p.k) + t * p.k_stride + h * p.k_head_stride,
                static_cast<Kv*>(p.k_cache) + place * p.head_dim, p.head_dim, p.k_scale);
+    if (p.v == nullptr) continue;
     store_head(static_cast<const T*>(p.v) + t * p.v_stride + h * p.v_head_stride,
                static_cast<Kv*>(p.v_cache) + place * p.v_head_dim, p.v_head_dim, p.v_scale);
   }

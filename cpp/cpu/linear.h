@@ -12,8 +12,8 @@ struct LinearParams {
   const void* x;     // [rows, in], row stride x_stride
   const void* w;     // [out, in], row stride w_stride
   const void* bias;  // [out] or nullptr
-  void* y;           // [rows, out] contiguous
-  int64_t rows, in, out, x_stride, w_stride;
+  void* y;           // [rows, out], row stride y_stride
+  int64_t rows, in, out, x_stride, w_stride, y_stride;
   const float* x32;  // x as float32 [rows, in], row stride x32_stride; set by linear()
   int64_t x32_stride;
 };

@@ -25,7 +25,7 @@ void linear_panel(const LinearParams& p, int64_t first_row, int64_t last_row, in
     const auto product = m == 0 ? dot_matrix<true, T> : dot_matrix<false, T>;
     product(p.x32 + m * p.x32_stride, p.x32_stride, rows, w, p.w_stride, cols, p.in, block, kPanel);
     for (int64_t i = 0; i < rows; ++i) {
-      T* y = static_cast<T*>(p.y) + (m + i) * p.out + begin;
+      T* y = static_cast<T*>(p.y) + (m + i) * p.y_stride + begin;
       for_lanes(cols, [&](int64_t j, int64_t n) {
         const Vec shift = bias == nullptr ? splat(0.0F) : load_part(bias + begin + j, n);
         store_part(y + j, load_part(block + i * kPanel + j, n) + shift, n);

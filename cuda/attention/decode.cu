@@ -1,6 +1,7 @@
 // Picks the specialization of the decode kernel for a model's heads and pool.
 #include "attention/decode.h"
 #include "attention/decode_launch.cuh"
+#include "attention/latent.h"
 
 namespace srt::cuda {
 namespace {
@@ -35,6 +36,9 @@ decode::Entry find_entry(int num_q_heads, int num_kv_heads, int head_dim, decode
 }  // namespace
 
 DecodeGrid decode_grid(int num_q_heads, int num_kv_heads, int head_dim, KvDtype kv, int num_sms) {
+  if (head_dim == kLatentDim && num_kv_heads == 1) {
+    return latent_decode_grid(num_q_heads, kv, num_sms);
+  }
   // bf16 and fp16 pools run the same shape.
   const decode::KvKind kind = pool_kind(Dtype::kBF16, kv);
   const decode::Entry entry = find_entry(num_q_heads, num_kv_heads, head_dim, kind);

@@ -261,6 +261,9 @@ def cpu_store_kv(
     k_scale: float,
     v_scale: float,
 ) -> None: ...
+def cpu_store_latent(
+    x: Tensor, slots: Tensor, cache: Tensor, kv_format: str, scale: float
+) -> None: ...
 def cpu_rotary_store_kv(
     q: Tensor,
     k: Tensor,
@@ -293,6 +296,30 @@ def cpu_paged_attention(
     out: Tensor,
 ) -> None: ...
 def cpu_linear(x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor) -> None: ...
+def cpu_head_linear(x: Tensor, w: Tensor, y: Tensor, transposed: bool) -> None: ...
+def cpu_moe_route(
+    logits: Tensor,
+    weights: Tensor,
+    experts: Tensor,
+    softcap: float,
+    norm_order: float,
+    scale: float,
+    groups: int,
+    top_groups: int,
+) -> None: ...
+def cpu_moe_experts(
+    x: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    weights: Tensor,
+    experts: Tensor,
+    act: str,
+    shared: Tensor | None,
+    shared_gate: Tensor | None,
+    places: Tensor,
+    buffer: Tensor,
+    out: Tensor,
+) -> None: ...
 def cpu_prepare_step(
     message: Tensor,
     page_table: Tensor,
@@ -403,4 +430,59 @@ def cuda_decode_attention(
     plan_offset: int = 0,
     pdl: bool = False,
     stream: int,
+) -> None: ...
+
+# ---- latent attention (bind_cuda_latent.cc; where HAS_CUDA) ----
+
+LATENT_DIMS: tuple[int, int]
+
+def latent_blocks(num_heads: int) -> tuple[int, int]: ...
+def cuda_latent_decode(
+    q: Tensor,
+    cache: Tensor,
+    page_table: Tensor,
+    message: Tensor | None,
+    workspace: Tensor | None,
+    out: Tensor,
+    *,
+    plan_offset: int = 0,
+    **options: object,
+) -> None: ...
+def cuda_latent_extend(
+    q: Tensor,
+    cache: Tensor,
+    page_table: Tensor,
+    num_seqs: int,
+    plan: Tensor,
+    out: Tensor,
+    **options: object,
+) -> None: ...
+
+# ---- experts (bind_cuda_moe.cc; where HAS_CUDA) ----
+
+def cuda_moe_route(
+    logits: Tensor,
+    weights: Tensor,
+    experts: Tensor,
+    softcap: float,
+    norm_order: float,
+    scale: float,
+    groups: int,
+    top_groups: int,
+    **launch: object,
+) -> None: ...
+def cuda_moe_plan_words(num_tokens: int, top_k: int, num_experts: int) -> int: ...
+def cuda_moe_experts(
+    x: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    weights: Tensor,
+    experts: Tensor,
+    act: str,
+    shared: Tensor | None,
+    shared_gate: Tensor | None,
+    plan: Tensor,
+    buffer: Tensor,
+    out: Tensor,
+    **launch: object,
 ) -> None: ...

@@ -15,7 +15,7 @@ class KvPool:
     """The KV pages of all layers; layouts as in docs/contracts.md section 1.
 
     k, v: per layer `[num_pages, num_kv_heads, page_size, head_dim]`, the model's dtype or uint8
-        (fp8).
+        (fp8). Latent attention has one head of `kv_lora_rank + rope_dim` in k, and no v.
     kv_format: "" for the tensors' own dtype, else "fp8_e5m2" or "fp8_e4m3".
     k_scales, v_scales: per layer, `x = stored * scale`.
     """

@@ -23,7 +23,7 @@ class MoeConfig:
 
     intermediate_size: of one expert.  shared_size: of the always-on expert, 0 for none.
     shared_gate: the shared expert's output is scaled by a sigmoid gate.
-    renormalize: the chosen experts' weights are divided by their sum.
+    norm_order: the chosen experts' weights are divided by their L-p norm; 0: not, 1: by their sum.
     layers: which layers are sparse, one flag a layer.
     routed_scale: multiplies the routed experts' weights.
     router_softcap: cap·tanh(x / cap) on the router's logits; 0: none.
@@ -34,8 +34,8 @@ class MoeConfig:
     num_experts: int
     top_k: int
     intermediate_size: int
-    renormalize: bool
     layers: tuple[bool, ...]
+    norm_order: float = 0.0
     shared_size: int = 0
     shared_gate: bool = False
     routed_scale: float = 1.0

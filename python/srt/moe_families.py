@@ -26,7 +26,7 @@ def read_mixtral(hf: HfConfig) -> ModelConfig:
         num_experts=hf.integer("num_local_experts", "num_experts", default=8),
         top_k=hf.integer("num_experts_per_tok", default=2),
         intermediate_size=hf.integer("intermediate_size"),
-        renormalize=True,
+        norm_order=1.0,
         layers=(True,) * layers,
     )
     windows = layer_windows(hf, layers, hf.integer("sliding_window", default=0))
@@ -57,7 +57,7 @@ def qwen_moe(hf: HfConfig, *, shared_size: int = 0, shared_gate: bool = False) -
         num_experts=hf.integer("num_experts", "num_local_experts"),
         top_k=hf.integer("num_experts_per_tok"),
         intermediate_size=hf.integer("moe_intermediate_size"),
-        renormalize=hf.flag("norm_topk_prob", default=False),
+        norm_order=1.0 if hf.flag("norm_topk_prob", default=False) else 0.0,
         layers=tuple(i not in dense and (i + 1) % step == 0 for i in layers),
         shared_size=shared_size,
         shared_gate=shared_gate,
@@ -75,7 +75,7 @@ def read_deepseek(hf: HfConfig) -> ModelConfig:
         num_experts=hf.integer("n_routed_experts"),
         top_k=hf.integer("num_experts_per_tok"),
         intermediate_size=expert_size,
-        renormalize=hf.flag("norm_topk_prob", default=False),
+        norm_order=1.0 if hf.flag("norm_topk_prob", default=False) else 0.0,
         layers=tuple(i >= first and i % step == 0 for i in range(hf.integer("num_hidden_layers"))),
         shared_size=expert_size * hf.integer("n_shared_experts", default=0),
     )
@@ -131,16 +131,17 @@ def read_dbrx(hf: HfConfig) -> ModelConfig:
     if attn is None or ffn is None:
         raise LoadError(f"{hf.where}: attn_config and ffn_config are needed")
     layers, heads, hidden = hf.integer("n_layers"), hf.integer("n_heads"), hf.integer("d_model")
-    order = ffn.number("moe_normalize_expert_weights", default=0.0)
-    if order not in (0.0, 1.0):
-        raise LoadError(f"{ffn.where}: moe_normalize_expert_weights {order} is not supported; 1 is")
+    key = "moe_normalize_expert_weights"  # absent means 1, null means no normalization
+    order = ffn.number(key, default=0.0 if key in ffn.data else 1.0)
+    if order < 0.0:
+        raise LoadError(f"{ffn.where}: {key} is {order}; it must be above 0")
     act = ffn.nested("ffn_act_fn") or HfConfig({"name": "silu"}, ffn.where)
     rope = read_rope(hf, hidden // heads)
     moe = MoeConfig(
         num_experts=ffn.integer("moe_num_experts"),
         top_k=ffn.integer("moe_top_k"),
         intermediate_size=ffn.integer("ffn_hidden_size"),
-        renormalize=order == 1.0,
+        norm_order=order,
         layers=(True,) * layers,
     )
     return read_decoder(
@@ -165,7 +166,6 @@ def read_grok1(hf: HfConfig) -> ModelConfig:
         num_experts=hf.integer("num_experts", "num_local_experts", default=8),
         top_k=hf.integer("num_experts_per_tok", default=2),
         intermediate_size=hf.integer("intermediate_size"),
-        renormalize=False,
         layers=(True,) * layers,
         router_softcap=hf.number("router_logit_softcapping", default=30.0),
     )

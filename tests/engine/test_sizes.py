@@ -10,12 +10,12 @@ import torch
 
 from engine.driver import driver
 from srt.config import Settings
-from srt.engine.graph import graph_sizes
 from srt.engine.memory import KvFormat, num_pool_pages, page_bytes
 from srt.engine.startup import cap_running, make_limits, warm_up_prompts
 from srt.engine.step import profile_words, write_profile_message
+from srt.engine_sizes import graph_sizes
 from srt.errors import ConfigError
-from srt.models.decoder import KvSpec
+from srt.kv_spec import KvSpec
 from srt.parallel import TensorParallel
 
 SPEC = KvSpec(num_layers=2, num_kv_heads=4, head_dim=64, v_head_dim=64)

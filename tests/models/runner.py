@@ -39,7 +39,8 @@ class Runner:
 
         self.layers = range(spec.num_layers)
         ones = (1.0,) * spec.num_layers
-        self.kv = KvPool(pool(spec.head_dim), pool(spec.v_head_dim), PAGE_SIZE, "", ones, ones)
+        v = pool(spec.v_head_dim) if spec.v_head_dim else ()
+        self.kv = KvPool(pool(spec.head_dim), v, PAGE_SIZE, "", ones, ones)
         pages = torch.randperm(num_pages - 1, generator=torch.Generator().manual_seed(0)) + 1
         self.page_table = torch.zeros(MAX_ROWS + 1, MAX_PAGES, dtype=torch.int32)
         self.page_table[:MAX_ROWS] = pages.view(MAX_ROWS, MAX_PAGES)
@@ -83,6 +84,13 @@ class Runner:
             )
         )
         return hidden
+
+    def share_prefix(self, from_row: int, to_row: int, num_tokens: int) -> int:
+        """A radix hit: `to_row` reads the pages that `from_row` has filled. Returns tokens."""
+        pages = num_tokens // PAGE_SIZE
+        self.page_table[to_row, :pages] = self.page_table[from_row, :pages]
+        self.lens[to_row] = pages * PAGE_SIZE
+        return pages * PAGE_SIZE
 
     @torch.inference_mode()
     def logits(self, tokens: list[int], row: int = 0, chunk: int | None = None) -> Tensor:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from reference import assert_as_good_as
 from srt import ops
-from srt.ops.moe import experts_mlp, route
 
 HIDDEN, SIZE, NUM_EXPERTS, TOP_K = 64, 48, 8, 3
+ROUTINGS: list[dict[str, Any]] = [
+    {},
+    {"norm_order": 1.0},
+    {"norm_order": 2.0, "scale": 3.0},
+    {"softcap": 2.0},
+    {"num_groups": 4, "top_groups": 2, "scale": 16.0},
+]
 
 
 @dataclass
@@ -24,7 +32,7 @@ class Case:
 
     def run(self) -> Tensor:
         args = (self.gate_up, self.down, self.weights, self.experts)
-        return experts_mlp(self.x, *args, ops.silu_and_mul)
+        return ops.experts_mlp(self.x, *args, "silu")
 
     def reference(self) -> Tensor:
         """float64 [T, H]."""
@@ -43,7 +51,7 @@ def make_case(num_tokens: int, dtype: torch.dtype, device: str) -> Case:
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
-    weights, experts = route(normal(num_tokens, NUM_EXPERTS), TOP_K, renormalize=True)
+    weights, experts = ops.route(normal(num_tokens, NUM_EXPERTS), TOP_K, norm_order=1.0)
     gate_up = normal(NUM_EXPERTS, 2 * SIZE, HIDDEN) / HIDDEN**0.5
     down = normal(NUM_EXPERTS, HIDDEN, SIZE) / SIZE**0.5
     floats = (normal(num_tokens, HIDDEN), gate_up, down)
@@ -64,10 +72,40 @@ def test_one_expert_takes_all_tokens() -> None:
     torch.testing.assert_close(case.run().double(), case.reference(), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("options", ROUTINGS)
+def test_routing_matches_plain_torch(options: dict[str, Any]) -> None:
+    """Each family's rule, written out."""
+    logits = 3 * torch.randn(200, 16, generator=torch.Generator().manual_seed(0))
+    weights, experts = ops.route(logits, 3, **options)
+    x = logits.double()
+    if cap := options.get("softcap"):
+        x = cap * torch.tanh(x / cap)
+    probs = x.softmax(-1)
+    if groups := options.get("num_groups"):
+        by_group = probs.view(200, groups, -1)
+        best = by_group.amax(-1).topk(options["top_groups"]).indices
+        kept = torch.zeros(200, groups).scatter_(1, best, 1.0)
+        probs = (by_group * kept.unsqueeze(-1)).flatten(1)
+    ref, ref_experts = probs.topk(3)
+    if order := options.get("norm_order"):
+        ref = ref / ref.norm(p=order, dim=-1, keepdim=True)
+    assert torch.equal(experts, ref_experts.int())
+    torch.testing.assert_close(weights, (ref * options.get("scale", 1.0)).float())
+
+
+def test_a_gated_shared_expert_is_added() -> None:
+    case = make_case(9, torch.float32, "cpu")
+    shared, gate = torch.randn(9, HIDDEN), torch.randn(9, 1)
+    args = (case.gate_up, case.down, case.weights, case.experts, "silu")
+    out = ops.experts_mlp(case.x, *args, shared, gate)
+    ref = case.reference() + torch.sigmoid(gate).double() * shared.double()
+    torch.testing.assert_close(out.double(), ref, rtol=1e-5, atol=1e-5)
+
+
 def test_weights_are_renormalized_only_if_asked() -> None:
     logits = torch.randn(20, NUM_EXPERTS)
-    kept, _ = route(logits, TOP_K, renormalize=False)
-    scaled, _ = route(logits, TOP_K, renormalize=True)
+    kept, _ = ops.route(logits, TOP_K)
+    scaled, _ = ops.route(logits, TOP_K, norm_order=1.0)
     assert (kept.sum(-1) < 1).all()
     torch.testing.assert_close(scaled.sum(-1), torch.ones(20))
 
@@ -75,7 +113,7 @@ def test_weights_are_renormalized_only_if_asked() -> None:
 def test_experts_come_from_the_best_groups() -> None:
     """Group scores are those of their best expert: here groups 0 and 3 of four."""
     logits = torch.tensor([[9.0, 0.0, 7.0, 7.0, 6.0, 6.0, 1.0, 8.0]])
-    _, experts = route(logits, 3, renormalize=False, num_groups=4, top_groups=2)
+    _, experts = ops.route(logits, 3, num_groups=4, top_groups=2)
     assert sorted(experts[0].tolist()) == [0, 6, 7]
 
 
@@ -98,3 +136,49 @@ def test_gpu_experts_replay_in_a_graph(num_tokens: int) -> None:
     case.experts.copy_(case.experts.flip(0))
     graph.replay()
     assert torch.equal(captured, case.run())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("num_tokens", [0, 1, 7, 200, 1500])
+@pytest.mark.parametrize(("hidden", "size", "experts"), [(64, 48, 8), (2048, 1408, 64), (72, 8, 3)])
+def test_gpu_experts(
+    num_tokens: int, dtype: torch.dtype, hidden: int, size: int, experts: int
+) -> None:
+    """Every tile shape, sizes that fill no tile, a gated shared expert; against float64."""
+    generator = torch.Generator("cuda").manual_seed(num_tokens)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, device="cuda")
+
+    x = normal(num_tokens, hidden).to(dtype)
+    gate_up = (normal(experts, 2 * size, hidden) / hidden**0.5).to(dtype)
+    down = (normal(experts, hidden, size) / size**0.5).to(dtype)
+    shared, gate = normal(num_tokens, hidden).to(dtype), normal(num_tokens, 1).to(dtype)
+    weights, chosen = ops.route(normal(num_tokens, experts), 2)
+    out = ops.experts_mlp(x, gate_up, down, weights, chosen, "gelu_tanh", shared, gate)
+
+    def plain(wide: torch.dtype) -> Tensor:
+        total = torch.sigmoid(gate.to(wide)) * shared.to(wide)
+        for e in range(experts):
+            rows, place = (chosen == e).nonzero(as_tuple=True)
+            hidden_gate, hidden_up = (x[rows].to(wide) @ gate_up[e].to(wide).T).chunk(2, -1)
+            inner = torch.nn.functional.gelu(hidden_gate, approximate="tanh") * hidden_up
+            part = (inner @ down[e].to(wide).T) * weights[rows, place, None].to(wide)
+            total.index_add_(0, rows, part)
+        return total
+
+    assert_as_good_as(out, plain(dtype), plain(torch.float64))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("options", ROUTINGS)
+@pytest.mark.parametrize(("num_experts", "top_k"), [(8, 2), (64, 6), (160, 6), (512, 8)])
+def test_gpu_routes_as_the_cpu(num_experts: int, top_k: int, options: dict[str, Any]) -> None:
+    """Ties included: bf16 logits of few digits."""
+    generator = torch.Generator().manual_seed(num_experts)
+    logits = torch.randn(300, num_experts, generator=generator).bfloat16()
+    weights, experts = ops.route(logits, top_k, **options)
+    gpu_weights, gpu_experts = ops.route(logits.cuda(), top_k, **options)
+    torch.testing.assert_close(gpu_weights.cpu(), weights)
+    assert torch.equal(gpu_experts.cpu(), experts)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from srt.batch import DecodeKind
 from srt.core import native
-from srt.layers.attention import Attention
+from srt.layers.attention import Attention, LatentAttention
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,13 @@ def decode_kinds(model: nn.Module) -> set[DecodeKind]:
             kinds.add(
                 DecodeKind(spec.num_heads, spec.num_kv_heads, spec.head_dim, spec.window_left)
             )
-    taken = {kind for kind in kinds if kind.head_dim in native.DECODE_HEAD_DIMS}
+        elif isinstance(layer, LatentAttention):
+            kinds.add(DecodeKind(layer.spec.num_heads, 1, layer.spec.head_dim, -1))
+    taken = {
+        kind
+        for kind in kinds
+        if kind.head_dim in (*native.DECODE_HEAD_DIMS, sum(native.LATENT_DIMS))
+    }
     for kind in sorted(kinds - taken):
         log.warning("no decode attention kernel for head_dim %d: slower decodes", kind.head_dim)
     return taken

@@ -21,9 +21,6 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 
-# (first size of the range, spacing): waste by padding stays below an eighth, sizes stay few.
-SPACINGS = ((8, 8), (256, 16), (512, 32), (1024, 64), (2048, 128))
-
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
@@ -35,14 +32,6 @@ class StepOutput:
     tokens: Tensor | None
     logits: Tensor | None
     pooled: Tensor | None = None
-
-
-def graph_sizes(max_bs: int) -> list[int]:
-    """The padded batch sizes up to `max_bs`, ascending: 1, 2, 4, 8, 16, 24, …, and `max_bs`."""
-    sizes = [1, 2, 4]
-    for (first, spacing), (end, _) in zip(SPACINGS, (*SPACINGS[1:], (max_bs + 1, 0)), strict=True):
-        sizes += range(first, end, spacing)
-    return sorted({size for size in sizes if size < max_bs} | {max_bs})
 
 
 class DecodeGraphs:

@@ -13,8 +13,9 @@ import torch.distributed as dist
 
 from srt.batch import KvPool
 from srt.config import Settings
+from srt.engine_sizes import CUDA_SLACK_BYTES
 from srt.errors import ConfigError
-from srt.models.decoder import KvSpec
+from srt.kv_spec import KvSpec
 from srt.parallel import TensorParallel
 
 log = logging.getLogger(__name__)
@@ -22,8 +23,6 @@ log = logging.getLogger(__name__)
 GIB = 1 << 30
 CPU_POOL_SHARE = 0.5  # of the memory that is free once weights are loaded
 CPU_POOL_CAP_BYTES = 4 * GIB  # more helps only who asks for it by --mem-fraction-static
-CUDA_SLACK_BYTES = 384 << 20  # library workspaces, NCCL buffers, fragmentation
-CUDA_GRAPH_BYTES = 3 << 20  # of driver memory for one captured graph's nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +50,16 @@ class StepMemory:
 
 def page_bytes(spec: KvSpec, page_size: int, fmt: KvFormat) -> int:
     """Bytes of one page over all layers of this rank, its slots' token ids included."""
-    per_token = spec.num_layers * spec.num_kv_heads * (spec.head_dim + spec.v_head_dim)
-    return page_size * (per_token * fmt.dtype.itemsize + 4)
+    return page_size * (spec.values_per_token * fmt.dtype.itemsize + 4)
 
 
 def allocate_pool(
     spec: KvSpec, num_pages: int, page_size: int, fmt: KvFormat, device: torch.device
 ) -> KvPool:
-    """A zeroed pool: unused slots are read with weight zero, so they must hold finite numbers."""
+    """A zeroed pool: unused slots are read with weight zero, so they must hold finite numbers.
+
+    Latent attention (`v_head_dim` 0) has no V.
+    """
 
     def tensors(dim: int) -> tuple[torch.Tensor, ...]:
         shape = (num_pages, spec.num_kv_heads, page_size, dim)
@@ -67,7 +68,7 @@ def allocate_pool(
     ones = (1.0,) * spec.num_layers
     return KvPool(
         k=tensors(spec.head_dim),
-        v=tensors(spec.v_head_dim),
+        v=tensors(spec.v_head_dim) if spec.v_head_dim else (),
         page_size=page_size,
         kv_format=fmt.name,
         k_scales=ones,

@@ -18,9 +18,7 @@ from srt.core import native
 from srt.engine.cpu_tape import DecodeTapes
 from srt.engine.decode_plan import DecodePlanner, decode_kinds
 from srt.engine.embedder import embedding_info, embedding_rows, fit_to_model
-from srt.engine.graph import graph_sizes
 from srt.engine.memory import (
-    CUDA_GRAPH_BYTES,
     GIB,
     KvFormat,
     StepMemory,
@@ -34,6 +32,13 @@ from srt.engine.memory import (
 from srt.engine.pooling import Pooler
 from srt.engine.step import profile_words, write_profile_message
 from srt.engine.worker import DeviceState, Limits, Worker
+from srt.engine_sizes import (
+    CUDA_GRAPH_BYTES,
+    DEFAULT_MAX_RUNNING,
+    PAGE_TABLE_CAP_BYTES,
+    TOKENS_PER_ROW,
+    graph_sizes,
+)
 from srt.families import load_model_config
 from srt.hub import HubOptions, resolve_model
 from srt.model_config import ModelConfig, resolve_dtype
@@ -44,10 +49,7 @@ from srt.weights.loader import load_weights
 
 log = logging.getLogger(__name__)
 
-DEFAULT_MAX_RUNNING = {"cuda": 2048, "cpu": 128}
-PAGE_TABLE_CAP_BYTES = 256 << 20  # a default max_running never makes the page table larger
 MAX_WARM_UP_TOKENS = 2048
-TOKENS_PER_ROW = 128  # a default max_running leaves each sequence at least so many pool tokens
 
 
 @dataclass(slots=True)

@@ -28,6 +28,53 @@ class AttentionSpec:
     causal: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class LatentSpec:
+    """One rank's heads of one layer of latent attention.
+
+    kv_rank: columns of a token's row that are the value.  rope_dim: those behind them, rotated.
+    """
+
+    layer_idx: int
+    num_heads: int
+    kv_rank: int
+    rope_dim: int
+    scale: float
+
+    @property
+    def head_dim(self) -> int:
+        """The width of a row."""
+        return self.kv_rank + self.rope_dim
+
+
+class LatentAttention(nn.Module):
+    """Attention over the latent pool: store, attend. Holds no parameters."""
+
+    def __init__(self, spec: LatentSpec) -> None:
+        super().__init__()
+        self.spec = spec
+
+    def forward(self, q: Tensor, latent: Tensor, batch: ForwardBatch) -> Tensor:
+        """q [T, heads, head_dim] absorbed and rotated, latent [T, head_dim] → [T, heads, kv_rank].
+
+        The rows go to the pool before the queries read it.
+        """
+        spec, kv = self.spec, batch.kv
+        cache, scale = kv.k[spec.layer_idx], kv.k_scales[spec.layer_idx]
+        ops.store_latent(
+            latent.unsqueeze(1), batch.slots, cache, kv_format=kv.kv_format, scale=scale
+        )
+        return ops.latent_attention(
+            q,
+            cache,
+            spec.kv_rank,
+            batch,
+            scale=spec.scale,
+            kv_format=kv.kv_format,
+            kv_scale=scale,
+        )
+
+
 class Attention(nn.Module):
     """Holds no parameters: q, k and v come from the family's projections."""
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from srt import ops
+from srt.footprint import vocab_rows
 from srt.layers.build import Build
 from srt.weights.table import Part
-
-VOCAB_ALIGNMENT = 64  # rows of a rank are a multiple of it under TP, for the GEMM's sake
 
 
 class VocabParallelEmbedding(nn.Module):
@@ -59,10 +58,7 @@ class LmHead(nn.Module):
 
 def rows_per_rank(vocab_size: int, build: Build) -> int:
     """Vocabulary rows of each rank, padding included."""
-    if build.tp.size == 1:
-        return vocab_size
-    rows = -(-vocab_size // build.tp.size)
-    return -(-rows // VOCAB_ALIGNMENT) * VOCAB_ALIGNMENT
+    return vocab_rows(vocab_size, build.tp.size)
 
 
 def vocab_part(vocab_size: int, build: Build) -> Part:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from srt import ops
 from srt.layers.build import Build, even_share, lay_out
 from srt.layers.linear import Replicated
-from srt.layers.mlp import ACT_AND_MUL, GatedMlp
+from srt.layers.mlp import GatedMlp
 from srt.model_config import ModelConfig, MoeConfig
-from srt.ops import moe
 
 
 class ExpertColumns(nn.Module):
@@ -39,17 +39,15 @@ class MoeMlp(nn.Module):
         super().__init__()
         if config.moe is None:
             raise ValueError("a mixture of experts needs a MoeConfig")
-        if build.device.type == "cuda" and build.dtype != torch.bfloat16:
-            raise ValueError(
-                f"experts run in bfloat16 on CUDA, not {build.dtype}: --dtype bfloat16"
-            )
+        if build.device.type == "cuda" and build.dtype == torch.float32:
+            raise ValueError("experts run in 16 bits on CUDA: --dtype bfloat16 or float16")
         self.moe, hidden = config.moe, config.hidden_size
         self.tp = build.tp
         router_dtype = torch.float32 if self.moe.router_fp32 else None
         self.router = Replicated(hidden, self.moe.num_experts, build, dtype=router_dtype)
         self.gate_up = ExpertColumns(self.moe, hidden, build)
         self.down = ExpertRows(self.moe, hidden, build)
-        self.act_and_mul = ACT_AND_MUL[config.activation]
+        self.activation = config.activation
         self.shared: GatedMlp | None = None
         self.shared_gate: Replicated | None = None
         if self.moe.shared_size:
@@ -60,24 +58,24 @@ class MoeMlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[num_tokens, hidden] → the same; routed and shared parts take one all-reduce together."""
-        logits = self.router(x)
-        if self.moe.router_softcap > 0.0:
-            logits = self.moe.router_softcap * torch.tanh(logits / self.moe.router_softcap)
-        weights, experts = moe.route(
-            logits,
-            self.moe.top_k,
-            renormalize=self.moe.renormalize,
-            num_groups=self.moe.num_groups,
-            top_groups=self.moe.top_groups,
+        spec = self.moe
+        weights, experts = ops.route(
+            self.router(x),
+            spec.top_k,
+            softcap=spec.router_softcap,
+            norm_order=spec.norm_order,
+            scale=spec.routed_scale,
+            num_groups=spec.num_groups,
+            top_groups=spec.top_groups,
         )
-        if self.moe.routed_scale != 1.0:
-            weights = weights * self.moe.routed_scale
-        y = moe.experts_mlp(
-            x, self.gate_up.weight, self.down.weight, weights, experts, self.act_and_mul
+        y = ops.experts_mlp(
+            x,
+            self.gate_up.weight,
+            self.down.weight,
+            weights,
+            experts,
+            self.activation,
+            None if self.shared is None else self.shared(x),
+            None if self.shared_gate is None else self.shared_gate(x),
         )
-        if self.shared is not None:
-            shared = self.shared(x)
-            if self.shared_gate is not None:
-                shared = torch.sigmoid(self.shared_gate(x)) * shared
-            y = y + shared
         return self.tp.all_reduce(y)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from srt import ops
 from srt.batch import ForwardBatch
+from srt.kv_spec import kv_spec
 from srt.layers.build import Build
 from srt.layers.embedding import LmHead, VocabParallelEmbedding
 from srt.layers.linear import Replicated
@@ -18,27 +19,20 @@ from srt.model_config import ModelConfig
 from srt.weights.table import Rule
 
 
-@dataclass(frozen=True, slots=True)
-class KvSpec:
-    """What the KV pool must hold on one rank: per layer and token, K and V of these sizes."""
-
-    num_layers: int
-    num_kv_heads: int
-    head_dim: int
-    v_head_dim: int
-
-
 class Decoder(nn.Module, ABC):
-    """Token ids to logits. A family adds its layers and its weight table."""
+    """Token ids to logits. A family adds its layers and its weight table.
+
+    kv_spec: what the KV pool must hold on this rank.
+    """
 
     embed: VocabParallelEmbedding
     layers: nn.ModuleList
     norm: Norm
-    kv_spec: KvSpec
 
     def __init__(self, config: ModelConfig, build: Build) -> None:
         super().__init__()
         self.config = config
+        self.kv_spec = kv_spec(config, build.tp.size)
         self.embed = VocabParallelEmbedding(config.vocab_size, config.hidden_size, build)
         self.norm = make_norm(config, build)
         self.lm_head: LmHead | None = None

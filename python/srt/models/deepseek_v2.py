@@ -1,22 +1,25 @@
 """DeepSeek-V2 and V2-Lite: latent attention, and experts chosen within groups.
 
-The pool holds each head's expanded K and V (V padded to K's width, so that every attention kernel
-serves it), not the latent: right on all devices, at 2 * heads * 192 values a token instead of 576.
+The pool holds the latent: 576 values a token and layer instead of 2 * heads * 192. Every rank
+holds all of it, and its own heads.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from srt import ops
 from srt.batch import ForwardBatch
+from srt.core import native
+from srt.layers.attention import LatentAttention, LatentSpec
 from srt.layers.build import Build, even_share
 from srt.layers.linear import ColumnParallel, Replicated, RowParallel
 from srt.layers.norm import RmsNorm
 from srt.layers.rope import cos_sin_table
 from srt.model_config import MlaConfig, ModelConfig
-from srt.models.decoder import Decoder, KvSpec, make_norm
+from srt.models.decoder import Decoder, make_norm
 from srt.models.llama import MLP_WEIGHTS, head_rules, make_mlp
 from srt.models.moe import expert_rules, shared_rules
 from srt.weights.table import Rule, Split
@@ -24,15 +27,21 @@ from srt.weights.table import Rule, Split
 LATENT_EPS = 1e-6  # of the norms on the latents, whatever the config's rms_norm_eps
 
 
-class LatentAttention(nn.Module):
-    """q and k are a part without position and a rotated one; k and v come from a shared latent."""
+class DeepseekV2Attention(nn.Module):
+    """q and k are a part without position and a rotated one; k and v come from a shared latent.
+
+    With k = W_k c and v = W_v c for the latent c of a token, q·k is (W_kᵀ q)·c, and a weighted sum
+    of values is W_v of the same sum of latents: W_k is absorbed into the queries and W_v applied
+    behind the attention, for prompts and decodes alike, so that the pool holds c alone.
+    """
 
     def __init__(
         self, config: ModelConfig, mla: MlaConfig, layer_idx: int, cos_sin: Tensor, build: Build
     ) -> None:
         super().__init__()
         hidden, heads = config.hidden_size, config.num_heads
-        self.mla, self.layer_idx, self.scale = mla, layer_idx, config.attn_scale
+        check_latent(mla, build)
+        self.mla = mla
         self.head_dim = config.head_dim
         self.num_heads = even_share(heads, build.tp, "number of attention heads")
         bias = config.qkv_bias
@@ -44,8 +53,12 @@ class LatentAttention(nn.Module):
         self.q = self._by_head(mla.q_rank or hidden, heads, self.head_dim, build)
         self.kv_a = Replicated(hidden, mla.kv_rank + mla.rope_dim, build, bias=bias)
         self.kv_norm = RmsNorm(mla.kv_rank, LATENT_EPS, build)
-        self.kv_b = self._by_head(mla.kv_rank, heads, mla.nope_dim + mla.v_dim, build)
+        wide = replace(build, fp8=False)  # its rows are matrices of their own, head by head
+        self.kv_b = self._by_head(mla.kv_rank, heads, mla.nope_dim + mla.v_dim, wide)
         self.o = RowParallel(heads * mla.v_dim, hidden, build, bias=config.o_bias)
+        self.attend = LatentAttention(
+            LatentSpec(layer_idx, self.num_heads, mla.kv_rank, mla.rope_dim, config.attn_scale)
+        )
         self.register_buffer("cos_sin", cos_sin, persistent=False)
         self.cos_sin: Tensor
 
@@ -56,49 +69,39 @@ class LatentAttention(nn.Module):
 
     def forward(self, x: Tensor, batch: ForwardBatch) -> Tensor:
         """[T, hidden] → the same."""
-        mla, kv, i = self.mla, batch.kv, self.layer_idx
-        q, k, v = self._project(x, batch)
-        k_scale, v_scale = kv.k_scales[i], kv.v_scales[i]
-        ops.store_kv(
-            k,
-            F.pad(v, (0, self.head_dim - mla.v_dim)),
-            batch.slots,
-            kv.k[i],
-            kv.v[i],
-            kv_format=kv.kv_format,
-            k_scale=k_scale,
-            v_scale=v_scale,
-        )
-        out = ops.paged_attention(
-            q,
-            kv.k[i],
-            kv.v[i],
-            batch,
-            scale=self.scale,
-            kv_format=kv.kv_format,
-            k_scale=k_scale,
-            v_scale=v_scale,
-        )
-        y: Tensor = self.o(out[..., : mla.v_dim].flatten(1))
+        mla = self.mla
+        by_head = self.kv_b.weight.view(self.num_heads, -1, mla.kv_rank)
+        to_key, to_value = by_head[:, : mla.nope_dim], by_head[:, mla.nope_dim :]
+        q, latent = self._project(x, to_key, batch)
+        sums = self.attend(q, latent, batch)
+        y: Tensor = self.o(ops.head_linear(sums, to_value).flatten(1))
         return y
 
-    def _project(self, x: Tensor, batch: ForwardBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated q and k [T, heads, head_dim], and v [T, heads, v_dim]."""
+    def _project(self, x: Tensor, to_key: Tensor, batch: ForwardBatch) -> tuple[Tensor, Tensor]:
+        """q [T, heads, kv_rank + rope_dim] as latents see it, and the latents [T, the same]."""
         mla, tokens = self.mla, x.shape[0]
         latent_q = x if self.q_a is None or self.q_norm is None else self.q_norm(self.q_a(x))
-        q = self.q(latent_q).view(tokens, self.num_heads, self.head_dim)
-        latent, k_rope = self.kv_a(x).split((mla.kv_rank, mla.rope_dim), dim=-1)
-        k_rope = k_rope.unsqueeze(1)
-        ops.rotary(q[..., mla.nope_dim :], k_rope, batch.positions, self.cos_sin, interleaved=True)
-        k_nope, v = (
-            self.kv_b(self.kv_norm(latent))
-            .view(tokens, self.num_heads, -1)
-            .split((mla.nope_dim, mla.v_dim), dim=-1)
-        )
-        k = q.new_empty(tokens, self.num_heads, self.head_dim)
-        k[..., : mla.nope_dim] = k_nope
-        k[..., mla.nope_dim :] = k_rope
-        return q, k, v
+        plain = self.q(latent_q).view(tokens, self.num_heads, self.head_dim)
+        nope, rope = plain[..., : mla.nope_dim], plain[..., mla.nope_dim :]
+        latent: Tensor = self.kv_a(x)
+        value, k_rope = latent[:, : mla.kv_rank], latent[:, mla.kv_rank :]
+        ops.rms_norm(value, self.kv_norm.weight, self.kv_norm.eps, out=value)
+        ops.rotary(rope, k_rope.unsqueeze(1), batch.positions, self.cos_sin, interleaved=True)
+        q = plain.new_empty(tokens, self.num_heads, mla.kv_rank + mla.rope_dim)
+        ops.head_linear(nope, to_key, transposed=True, out=q[..., : mla.kv_rank])
+        q[..., mla.kv_rank :] = rope
+        return q, latent
+
+
+def check_latent(mla: MlaConfig, build: Build) -> None:
+    """Raises ValueError for sizes that the device's attention kernel does not have."""
+    if build.device.type != "cuda" or (mla.kv_rank, mla.rope_dim) == native.LATENT_DIMS:
+        return
+    kv_rank, rope_dim = native.LATENT_DIMS
+    raise ValueError(
+        f"latent attention on CUDA takes kv_lora_rank {kv_rank} and qk_rope_head_dim {rope_dim}, "
+        f"not {mla.kv_rank} and {mla.rope_dim}"
+    )
 
 
 class DeepseekV2Layer(nn.Module):
@@ -109,7 +112,7 @@ class DeepseekV2Layer(nn.Module):
     ) -> None:
         super().__init__()
         self.attn_norm = make_norm(config, build)
-        self.attn = LatentAttention(config, mla, layer_idx, cos_sin, build)
+        self.attn = DeepseekV2Attention(config, mla, layer_idx, cos_sin, build)
         self.mlp_norm = make_norm(config, build)
         self.mlp = make_mlp(config, layer_idx, build)
 
@@ -136,8 +139,6 @@ class DeepseekV2(Decoder):
         self.layers = nn.ModuleList(
             DeepseekV2Layer(config, config.mla, i, cos_sin, build) for i in range(config.num_layers)
         )
-        heads = config.num_heads // build.tp.size
-        self.kv_spec = KvSpec(config.num_layers, heads, config.head_dim, config.head_dim)
 
     def forward(self, batch: ForwardBatch, embeds: Tensor | None = None) -> Tensor:
         """See Decoder."""

@@ -14,7 +14,7 @@ from srt.layers.moe import MoeMlp
 from srt.layers.norm import HeadLayerNorm, RmsNorm
 from srt.layers.rope import cos_sin_table
 from srt.model_config import ModelConfig
-from srt.models.decoder import Decoder, KvSpec, make_norm
+from srt.models.decoder import Decoder, make_norm
 from srt.weights.table import Part, Rule, Split
 
 
@@ -130,7 +130,6 @@ class Llama(Decoder):
         self.layers = nn.ModuleList(
             layer_type(config, i, cos_sin, build) for i in range(config.num_layers)
         )
-        self.kv_spec = kv_spec(config, build)
 
     def forward(self, batch: ForwardBatch, embeds: Tensor | None = None) -> Tensor:
         """See Decoder."""
@@ -179,12 +178,6 @@ def attention_spec(config: ModelConfig, layer_idx: int, qkv: QkvLinear) -> Atten
         interleaved=config.rope.interleaved,
         causal=config.causal,
     )
-
-
-def kv_spec(config: ModelConfig, build: Build) -> KvSpec:
-    """The pool of plain attention: kv heads shared out, or one each where ranks outnumber them."""
-    kv_heads = max(1, config.num_kv_heads // build.tp.size)
-    return KvSpec(config.num_layers, kv_heads, config.head_dim, config.head_dim)
 
 
 def head_rules(config: ModelConfig) -> tuple[Rule, ...]:

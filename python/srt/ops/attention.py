@@ -7,7 +7,7 @@ from torch import Tensor
 
 from srt.batch import DecodeKind, ForwardBatch
 from srt.core import native
-from srt.ops.cuda import is_hopper
+from srt.ops.cuda import extend_plan, is_hopper
 
 
 def paged_attention(  # noqa: PLR0913
@@ -161,13 +161,14 @@ def extend(  # noqa: PLR0913
     v_scale: float,
 ) -> None:
     """Sequences [first_seq, num_seqs) on CUDA; the others' rows of `out` stay as they are."""
+    key_bytes = (k_cache.shape[3] + v_cache.shape[3]) * k_cache.element_size()
     native.cuda_extend_attention(
         q,
         k_cache,
         v_cache,
         batch.page_table,
         batch.num_seqs,
-        _extend_plan(batch, q.shape[1], k_cache, v_cache, first_seq),
+        extend_plan(batch, (q.shape[1], k_cache.shape[1]), key_bytes, first_seq),
         out,
         scale=scale,
         softcap=softcap,
@@ -178,32 +179,3 @@ def extend(  # noqa: PLR0913
         v_scale=v_scale,
         stream=torch.cuda.current_stream(q.device).cuda_stream,
     )
-
-
-def _extend_plan(
-    batch: ForwardBatch, num_q_heads: int, k_cache: Tensor, v_cache: Tensor, first_seq: int
-) -> Tensor:
-    """The step's work in its order: made on the device by the first layer, read by all alike."""
-    num_kv_heads = k_cache.shape[1]
-    key_bytes = (k_cache.shape[3] + v_cache.shape[3]) * k_cache.element_size()
-    kind = (num_q_heads, num_kv_heads, key_bytes, first_seq)
-    plan = batch.extend_plans.get(kind)
-    if plan is None:
-        words = native.cuda_extend_plan_words(
-            batch.num_tokens, batch.num_seqs, num_q_heads, num_kv_heads
-        )
-        plan = torch.empty(words, dtype=torch.int32, device=batch.seq_lens.device)
-        native.cuda_extend_plan(
-            batch.q_indptr,
-            batch.seq_lens,
-            batch.rows,
-            plan,
-            num_tokens=batch.num_tokens,
-            first_seq=first_seq,
-            num_q_heads=num_q_heads,
-            num_kv_heads=num_kv_heads,
-            key_bytes=key_bytes,
-            stream=torch.cuda.current_stream(plan.device).cuda_stream,
-        )
-        batch.extend_plans[kind] = plan
-    return plan

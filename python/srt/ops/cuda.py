@@ -11,7 +11,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from srt.batch import StepBuffers
+from srt.batch import DecodeKind, ForwardBatch, StepBuffers
 from srt.core import native
 
 MAX_SKINNY_ROWS = 128
@@ -208,3 +208,133 @@ def top_logprobs(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     ids = torch.empty(logits.shape[0], k, dtype=torch.int32, device=logits.device)
     native.cuda_logprobs(logits, None, None, values, ids, **_launch(logits))
     return values, ids
+
+
+def latent_attention(
+    q: Tensor,
+    cache: Tensor,
+    batch: ForwardBatch,
+    out: Tensor,
+    *,
+    scale: float,
+    kv_format: str,
+    kv_scale: float,
+) -> None:
+    """See `ops.latent_attention`; decodes by the step's plan, the rest as extends."""
+    options = {"scale": scale, "kv_format": kv_format, "kv_scale": kv_scale}
+    kind = DecodeKind(q.shape[1], 1, q.shape[2], -1)
+    first_extend = 0
+    if batch.num_decode > 0 and kind in batch.decode_plans:
+        first_extend = batch.num_decode
+        native.cuda_latent_decode(
+            q,
+            cache,
+            batch.page_table,
+            batch.decode_work,
+            batch.attn_workspace,
+            out,
+            plan_offset=batch.decode_plans[kind],
+            **options,
+            **_launch(q),
+        )
+    if first_extend == batch.num_seqs:
+        return
+    key_bytes = cache.shape[3] * cache.element_size()
+    heads = native.latent_blocks(q.shape[1])
+    native.cuda_latent_extend(
+        q,
+        cache,
+        batch.page_table,
+        batch.num_seqs,
+        extend_plan(batch, heads, key_bytes, first_extend),
+        out,
+        stream=torch.cuda.current_stream(q.device).cuda_stream,
+        **options,
+    )
+
+
+def extend_plan(
+    batch: ForwardBatch, heads: tuple[int, int], key_bytes: int, first_seq: int
+) -> Tensor:
+    """The step's work in its order: made on the device by the first layer, read by all alike.
+
+    Args:
+        heads: query heads and KV heads.
+        key_bytes: of one key and its value, of one head.
+    """
+    kind = (*heads, key_bytes, first_seq)
+    plan = batch.extend_plans.get(kind)
+    if plan is None:
+        words = native.cuda_extend_plan_words(batch.num_tokens, batch.num_seqs, *heads)
+        plan = torch.empty(words, dtype=torch.int32, device=batch.seq_lens.device)
+        native.cuda_extend_plan(
+            batch.q_indptr,
+            batch.seq_lens,
+            batch.rows,
+            plan,
+            num_tokens=batch.num_tokens,
+            first_seq=first_seq,
+            num_q_heads=heads[0],
+            num_kv_heads=heads[1],
+            key_bytes=key_bytes,
+            stream=torch.cuda.current_stream(plan.device).cuda_stream,
+        )
+        batch.extend_plans[kind] = plan
+    return plan
+
+
+def moe_route(
+    logits: Tensor,
+    weights: Tensor,
+    experts: Tensor,
+    softcap: float,
+    norm_order: float,
+    scale: float,
+    num_groups: int,
+    top_groups: int,
+) -> None:
+    """See `ops.route`, which makes the outputs."""
+    native.cuda_moe_route(
+        logits,
+        weights,
+        experts,
+        softcap,
+        norm_order,
+        scale,
+        num_groups,
+        top_groups,
+        **_launch(logits),
+    )
+
+
+def moe_experts(
+    x: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    weights: Tensor,
+    experts: Tensor,
+    activation: str,
+    shared: Tensor | None,
+    shared_gate: Tensor | None,
+) -> Tensor:
+    """See `ops.experts_mlp`."""
+    num_tokens, top_k = experts.shape
+    words = native.cuda_moe_plan_words(num_tokens, top_k, gate_up.shape[0])
+    plan = experts.new_empty(words)
+    buffer = x.new_empty(experts.numel() * (down.shape[2] + x.shape[1]))
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    native.cuda_moe_experts(
+        x,
+        gate_up,
+        down,
+        weights,
+        experts,
+        activation,
+        shared,
+        shared_gate,
+        plan,
+        buffer,
+        out,
+        **_launch(x),
+    )
+    return out

@@ -35,6 +35,27 @@ def linear_silu_mul(x: Tensor, weight: Tensor) -> Tensor:
     return silu_and_mul(linear(x, weight))
 
 
+def head_linear(
+    x: Tensor, weight: Tensor, *, transposed: bool = False, out: Tensor | None = None
+) -> Tensor:
+    """Each head by a matrix of its own: `out[:, h] = x[:, h] @ weight[h].T`.
+
+    Args:
+        x: [T, heads, K], may be strided (last dimension contiguous).
+        weight: [heads, N, K], may be strided; [heads, K, N] where `transposed`.
+        out: [T, heads, N], may be strided (last dimension contiguous). None: a new tensor.
+    """
+    if out is None:
+        size = weight.shape[2] if transposed else weight.shape[1]
+        out = torch.empty((*x.shape[:2], size), dtype=x.dtype, device=x.device)
+    if x.is_cuda:
+        matrices = weight if transposed else weight.transpose(1, 2)
+        torch.bmm(x.transpose(0, 1), matrices, out=out.transpose(0, 1))
+    else:
+        native.cpu_head_linear(x, weight, out, transposed)
+    return out
+
+
 def embedding(ids: Tensor, weight: Tensor) -> Tensor:
     """Rows of `weight` [V, H] named by `ids` (int32 [T]): [T, H]."""
     if weight.is_cuda:

@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from srt.core import native
+from srt.ops import cuda
 
 
 def route(
-    logits: Tensor, top_k: int, *, renormalize: bool, num_groups: int = 1, top_groups: int = 1
+    logits: Tensor,
+    top_k: int,
+    *,
+    softcap: float = 0.0,
+    norm_order: float = 0.0,
+    scale: float = 1.0,
+    num_groups: int = 1,
+    top_groups: int = 1,
 ) -> tuple[Tensor, Tensor]:
-    """Softmax over all experts, then the `top_k` best.
+    """Softmax over all experts in float32, then the `top_k` best; of equals the first.
 
     Args:
-        logits: [T, num_experts].
+        logits: [T, num_experts], float32 or the model's dtype.
+        softcap: c > 0 replaces a logit x by `c * tanh(x / c)`.
+        norm_order: p > 0 divides the chosen weights by their L-p norm (1: they sum to one).
+        scale: multiplies the weights in the end.
         num_groups, top_groups: only experts of the `top_groups` groups whose best expert is best
             can be chosen; groups are neighbours of equal number.
-        renormalize: the chosen weights are divided by their sum.
 
     Returns:
-        weights float32 [T, top_k] and expert ids int64 [T, top_k].
+        weights float32 [T, top_k] and expert ids int32 [T, top_k], the likeliest first.
     """
-    probs = logits.float().softmax(dim=-1)
-    if top_groups < num_groups:
-        by_group = probs.view(probs.shape[0], num_groups, -1)
-        chosen = by_group.amax(dim=-1).topk(top_groups, dim=-1).indices
-        allowed = torch.zeros_like(by_group[..., 0]).scatter_(-1, chosen, 1.0)
-        probs = (by_group * allowed.unsqueeze(-1)).flatten(-2)
-    weights, experts = probs.topk(top_k, dim=-1)
-    if renormalize:
-        weights = weights / weights.sum(dim=-1, keepdim=True)
+    shape, device = (logits.shape[0], top_k), logits.device
+    weights = torch.empty(shape, dtype=torch.float32, device=device)
+    experts = torch.empty(shape, dtype=torch.int32, device=device)
+    launch = cuda.moe_route if logits.is_cuda else native.cpu_moe_route
+    launch(logits, weights, experts, softcap, norm_order, scale, num_groups, top_groups)
     return weights, experts
 
 
@@ -41,30 +46,34 @@ def experts_mlp(
     down: Tensor,
     weights: Tensor,
     experts: Tensor,
-    act_and_mul: Callable[[Tensor], Tensor],
+    activation: str,
+    shared: Tensor | None = None,
+    shared_gate: Tensor | None = None,
 ) -> Tensor:
     """`sum over chosen experts of weight * down(act(gate(x)) * up(x))`, one grouped GEMM each way.
 
-    Rows are sorted by expert on the device; no host sync. On CUDA dtypes are bfloat16.
+    Rows are sorted by expert on the device, without a sync: only the weights of experts that some
+    token takes are read. On CUDA in bfloat16 and float16.
 
     Args:
         x: [T, H].
-        gate_up: [num_experts, 2 I, H].
+        gate_up: [num_experts, 2 I, H], gate's rows before up's.
         down: [num_experts, H, I].
         weights, experts: [T, top_k], from `route`.
-        act_and_mul: [N, 2 I] -> [N, I].
+        activation: "silu", "gelu" (erf) or "gelu_tanh".
+        shared: [T, H], added to the sum: the expert that every token takes.
+        shared_gate: [T, 1], the logit whose sigmoid scales `shared`.
 
     Returns:
         [T, H], summed in float32.
     """
-    top_k = experts.shape[1]
-    by_expert, order = experts.flatten().sort(stable=True)
-    ids = torch.arange(gate_up.shape[0], device=x.device)
-    ends = torch.searchsorted(by_expert, ids, right=True).to(torch.int32)
-    rows = x[order // top_k]
-    hidden = act_and_mul(F.grouped_mm(rows, gate_up.transpose(1, 2), offs=ends))
-    out = F.grouped_mm(hidden, down.transpose(1, 2), offs=ends)
-    unsorted = torch.empty_like(out)
-    unsorted[order] = out
-    per_token = unsorted.view(-1, top_k, x.shape[1])
-    return torch.einsum("tkh,tk->th", per_token.float(), weights).to(x.dtype)
+    if x.is_cuda:
+        return cuda.moe_experts(x, gate_up, down, weights, experts, activation, shared, shared_gate)
+    rows, size = experts.numel(), down.shape[2]
+    places = torch.empty(gate_up.shape[0] + 1 + 2 * rows, dtype=torch.int32)
+    buffer = torch.empty(rows * (3 * size + x.shape[1]), dtype=x.dtype)
+    out = torch.empty(x.shape, dtype=x.dtype)
+    native.cpu_moe_experts(
+        x, gate_up, down, weights, experts, activation, shared, shared_gate, places, buffer, out
+    )
+    return out

@@ -1,0 +1,10 @@
+#include "moe/gemm.cuh"
+
+namespace srt::cuda::moe {
+
+cudaError_t gemm_f16(const GemmArgs& args, bool gated, bool pdl, cudaStream_t stream) {
+  return gated ? dispatch_gemm<__half, true>(args, pdl, stream)
+               : dispatch_gemm<__half, false>(args, pdl, stream);
+}
+
+}  // namespace srt::cuda::moe

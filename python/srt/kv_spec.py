@@ -1,0 +1,36 @@
+"""What the KV pool holds for a token, from a model's config alone; no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from srt.model_config import ModelConfig
+
+
+@dataclass(frozen=True, slots=True)
+class KvSpec:
+    """What the KV pool must hold on one rank: per layer and token, K and V of these sizes.
+
+    v_head_dim: 0 for latent attention, whose values are the head of its keys.
+    """
+
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    v_head_dim: int
+
+    @property
+    def values_per_token(self) -> int:
+        """Numbers of one token over all layers."""
+        return self.num_layers * self.num_kv_heads * (self.head_dim + self.v_head_dim)
+
+
+def kv_spec(config: ModelConfig, tp_size: int) -> KvSpec:
+    """The pool of one rank: kv heads shared out, or one each where ranks outnumber them.
+
+    Latent attention keeps one row for all heads, which every rank holds.
+    """
+    if config.mla is not None:
+        return KvSpec(config.num_layers, 1, config.mla.kv_rank + config.mla.rope_dim, 0)
+    kv_heads = max(1, config.num_kv_heads // tp_size)
+    return KvSpec(config.num_layers, kv_heads, config.head_dim, config.head_dim)
