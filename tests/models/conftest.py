@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from models.checkpoints import Cache
 from srt.tiny import write_tiny
 
 
@@ -19,6 +20,12 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    """Every family's tiny checkpoint."""
+    return Cache(tmp_path_factory.mktemp)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,7 @@
-"""Every family against transformers: logits at every position, and greedy tokens."""
+"""Every family against its reference: logits at every position, and greedy tokens.
+
+The reference is the transformers class; `renamed.py` says what it is where there is none.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from models.renamed import MAKERS
+from models.checkpoints import ALL, Cache, Checkpoint, make
 from models.runner import load, random_tokens, relative_error
 from srt.families import READERS
 from srt.models.registry import MODELS
-from srt.tiny import FAMILIES, write_tiny
+from srt.tiny import write_tiny
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -36,7 +39,6 @@ LONG_ROPE = {
     "original_max_position_embeddings": 64,
 }
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
-    *((name, {}) for name in FAMILIES),
     ("LlamaForCausalLM", {"attention_bias": True, "mlp_bias": True, "head_dim": 32}),
     ("LlamaForCausalLM", {"num_key_value_heads": 1, "tie_word_embeddings": True}),
     ("LlamaForCausalLM", {"rope_parameters": LLAMA3_ROPE}),
@@ -71,41 +73,41 @@ def variant_id(value: object) -> str:
     return "-".join(value) if isinstance(value, dict) else str(value)
 
 
+PROMPT = random_tokens(83, seed=1)  # longer than every window and every original length
+BATCH = [random_tokens(n, seed=n) for n in (1, 2, 5, 16, 17, 24, 40, 61)]
+NUM_NEW = 64
+
+
+def check_logits(checkpoint: Checkpoint, **config: Any) -> None:
+    """Whole, in odd chunks, and behind a prefix that another row has computed."""
+    runner = load(checkpoint.folder, **config)
+    ref = checkpoint.logits(PROMPT)
+    assert relative_error(runner.logits(PROMPT), ref) < 1e-4
+    assert relative_error(runner.logits(PROMPT, row=3, chunk=7), ref) < 1e-4
+    cached = runner.share_prefix(from_row=0, to_row=5, num_tokens=40)
+    with torch.inference_mode():
+        rest = runner.step({5: PROMPT[cached:]})
+    assert relative_error(rest, ref[cached:]) < 1e-4
+
+
 @pytest.mark.parametrize(("family", "changes"), VARIANTS, ids=variant_id)
-def test_logits_match_transformers(tmp_path: Path, family: str, changes: dict[str, Any]) -> None:
-    """Prompts longer than every window and every original length, whole and in odd chunks."""
-    hf: Any = write_tiny(tmp_path, family, **changes)
-    runner = load(tmp_path)
-    tokens = random_tokens(83)
-    with torch.no_grad():
-        ref = hf(torch.tensor([tokens])).logits[0]
-    assert relative_error(runner.logits(tokens), ref) < 1e-4
-    assert relative_error(runner.logits(tokens, row=3, chunk=7), ref) < 1e-4
+def test_config_fields(tmp_path: Path, family: str, changes: dict[str, Any]) -> None:
+    check_logits(make(tmp_path, family, **changes))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_greedy_tokens_match_transformers(tmp_path: Path, family: str) -> None:
-    """Three prompts of mixed lengths decoded together give each prompt's own continuation."""
-    hf: Any = write_tiny(tmp_path, family)
-    prompts = [random_tokens(n, seed=n) for n in (1, 5, 40)]
-    out = load(tmp_path).greedy(prompts, 64)
-    for prompt, tokens in zip(prompts, out, strict=True):
-        ids = torch.tensor([prompt])
-        mask = torch.ones_like(ids)
-        ref = hf.generate(
-            ids, attention_mask=mask, max_new_tokens=64, do_sample=False, eos_token_id=-1
-        )
-        assert tokens == ref[0, len(prompt) :].tolist()
+@pytest.mark.parametrize("family", ALL)
+def test_logits_at_every_position(checkpoints: Cache, family: str) -> None:
+    check_logits(checkpoints[family])
 
 
-@pytest.mark.parametrize("family", MAKERS)
-def test_families_without_a_transformers_class(tmp_path: Path, family: str) -> None:
-    """Their own names and packing give the logits of the relative that they were made from."""
-    relative = MAKERS[family](tmp_path)
-    tokens = random_tokens(40)
-    with torch.no_grad():
-        ref = relative(torch.tensor([tokens])).logits[0]
-    assert relative_error(load(tmp_path).logits(tokens, chunk=7), ref) < 1e-4
+@pytest.mark.parametrize("family", ALL)
+def test_greedy_tokens_of_a_mixed_batch(checkpoints: Cache, family: str) -> None:
+    """Eight prompts decoded together give each prompt's own continuation."""
+    checkpoint = checkpoints[family]
+    out = load(checkpoint.folder).greedy(BATCH, NUM_NEW)
+    for prompt, tokens in zip(BATCH, out, strict=True):
+        assert len(tokens) == NUM_NEW
+        checkpoint.assert_greedy(prompt, tokens)
 
 
 def test_embedding_model_has_no_head(tmp_path: Path) -> None:
