@@ -197,7 +197,28 @@ void bind_events(py::module_& m) {
       .def_property_readonly("finish", [](const Events& e) { return to_array(e.finish); })
       .def_property_readonly("cached_tokens",
                              [](const Events& e) { return to_array(e.cached_tokens); })
-      .def_property_readonly("sample_idx", [](const Events& e) { return to_array(e.sample_idx); });
+      .def_property_readonly("sample_idx", [](const Events& e) { return to_array(e.sample_idx); })
+      .def_property_readonly("queued_us", [](const Events& e) { return to_array(e.queued_us); });
+}
+
+void bind_trace(py::module_& m) {
+  py::class_<Trace>(m, "Trace")
+      .def_readonly("added_us", &Trace::added_us)
+      .def_readonly("admitted_us", &Trace::admitted_us)
+      .def_readonly("first_token_us", &Trace::first_token_us)
+      .def_readonly("ended_us", &Trace::ended_us)
+      .def_readonly("retracted_us", &Trace::retracted_us)
+      .def_readonly("requeued_for_us", &Trace::requeued_for_us)
+      .def_readonly("num_prompt_tokens", &Trace::num_prompt_tokens)
+      .def_readonly("num_cached_tokens", &Trace::num_cached_tokens)
+      .def_readonly("num_output_tokens", &Trace::num_output_tokens)
+      .def_readonly("num_chunks", &Trace::num_chunks)
+      .def_readonly("num_extend_tokens", &Trace::num_extend_tokens)
+      .def_readonly("num_retractions", &Trace::num_retractions)
+      .def_readonly("num_steps", &Trace::num_steps)
+      .def_readonly("sum_batch", &Trace::sum_batch)
+      .def_readonly("max_batch", &Trace::max_batch)
+      .def_property_readonly("finish", [](const Trace& t) { return static_cast<int>(t.finish); });
 }
 
 void bind_stats(py::module_& m) {
@@ -230,6 +251,7 @@ void bind_scheduler(py::module_& m) {
   bind_config(m);
   bind_plan(m);
   bind_events(m);
+  bind_trace(m);
   bind_stats(m);
   using release_gil = py::call_guard<py::gil_scoped_release>;
   py::class_<Scheduler>(m, "Scheduler")
@@ -247,6 +269,8 @@ void bind_scheduler(py::module_& m) {
       .def("drain_events", &Scheduler::drain_events)
       .def("flush", &Scheduler::flush, release_gil())
       .def("stats", &Scheduler::stats)
+      .def("tell_time", &Scheduler::tell_time, "now_us"_a)
+      .def("trace", &Scheduler::trace, "seq_id"_a)
       .def("row_of", &Scheduler::row_of, "seq_id"_a)
       .def("check_invariants", &Scheduler::check_invariants, release_gil());
 }

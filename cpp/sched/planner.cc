@@ -109,6 +109,8 @@ void Scheduler::retract(Sequence& seq) {
   seq.phase = Phase::kWaiting;
   seq.was_retracted = true;
   seq.match_version = ~uint64_t{0};
+  seq.trace.retracted_us = now_us_;
+  ++seq.trace.num_retractions;
   waiting_.push(seq);
   ++round_.num_retracted;
   ++totals_.num_retracted;
@@ -178,6 +180,8 @@ int32_t Scheduler::plan_chunk(Sequence& seq, int32_t budget, bool is_new) {
       ++seq.num_pending;
     }
   }
+  ++seq.trace.num_chunks;
+  seq.trace.num_extend_tokens += n;
   batch_.add(item);
   publish(seq);
   return n;
@@ -222,6 +226,13 @@ bool Scheduler::try_admit(Sequence& seq, int32_t budget) {
   waiting_.remove(seq);
   running_.push_back(&seq);
   seq.phase = Phase::kExtend;
+  if (seq.trace.admitted_us < 0) {
+    seq.trace.admitted_us = now_us_;
+    seq.trace.num_cached_tokens = seq.kv_len;
+  } else if (seq.trace.retracted_us >= 0) {
+    seq.trace.requeued_for_us += now_us_ - seq.trace.retracted_us;
+    seq.trace.retracted_us = -1;
+  }
   seq.row = free_rows_.back();
   free_rows_.pop_back();
   cached_updates_ += seq.num_pages();

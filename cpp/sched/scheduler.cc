@@ -84,6 +84,7 @@ void Scheduler::add(NewSequence seq) {
   Sequence& home = new_sequence();
   home.start(std::move(seq), next_serial_++);
   home.max_new_tokens = static_cast<int32_t>(std::min<int64_t>(home.max_new_tokens, room));
+  home.trace = {.id = home.request.id, .added_us = now_us_, .num_prompt_tokens = home.prompt_len};
   by_id_.emplace(home.request.id, &home);
   waiting_.push(home);
 }
@@ -103,11 +104,18 @@ void Scheduler::emit(Sequence& seq, FinishReason reason, TokenId token, int32_t 
   events_.finish.push_back(reason);
   events_.cached_tokens.push_back(seq.is_announced ? -1 : seq.cached_len);
   events_.sample_idx.push_back(sample_idx);
+  const bool was_admitted = seq.trace.admitted_us >= 0;
+  events_.queued_us.push_back(
+      seq.is_announced || !was_admitted ? -1 : seq.trace.admitted_us - seq.trace.added_us);
   seq.is_announced = true;
 }
 
 void Scheduler::finish(Sequence& seq, FinishReason reason, TokenId token, int32_t sample_idx) {
   emit(seq, reason, token, sample_idx);
+  seq.trace.ended_us = now_us_;
+  seq.trace.finish = reason;
+  seq.trace.num_output_tokens = seq.num_output();
+  traces_.push(seq.trace);
   if (seq.phase == Phase::kWaiting) {
     waiting_.remove(seq);
   } else {
@@ -180,6 +188,7 @@ void Scheduler::launch(StepId step) {
   flight.prompts_done.clear();
   for (const BatchItem& item : batch_.items()) {
     const Expected expected{item.seq, item.seq->serial};
+    item.seq->trace.note_step(static_cast<int32_t>(batch_.items().size()));
     if (item.output_idx >= 0) {
       flight.samples.push_back(expected);
     } else if (item.seq->phase == Phase::kDecode) {
@@ -221,6 +230,7 @@ void Scheduler::commit_token(Sequence& seq, TokenId token, int32_t sample_idx) {
   const bool may_stop = seq.num_output() >= seq.request.min_new_tokens;
   seq.tokens.push_back(token);
   --seq.num_pending;
+  if (seq.trace.first_token_us < 0) seq.trace.first_token_us = now_us_;
   if (may_stop && std::find(stops.begin(), stops.end(), token) != stops.end()) {
     finish(seq, FinishReason::kStop, token, sample_idx);
   } else if (seq.num_output() >= seq.max_new_tokens) {
@@ -239,6 +249,17 @@ bool Scheduler::flush() {
 }
 
 // ---- looking in ----
+
+std::optional<Trace> Scheduler::trace(SeqId id) const {
+  const auto found = by_id_.find(id);
+  if (found != by_id_.end()) {
+    Trace trace = found->second->trace;
+    trace.num_output_tokens = found->second->num_output();
+    return trace;
+  }
+  const Trace* ended = traces_.find(id);
+  return ended == nullptr ? std::nullopt : std::optional(*ended);
+}
 
 SchedulerStats Scheduler::stats() const {
   SchedulerStats stats = totals_;

@@ -28,6 +28,7 @@
 #include "sched/policy.h"
 #include "sched/prefix_groups.h"
 #include "sched/sequence.h"
+#include "sched/trace.h"
 
 namespace srt {
 
@@ -38,6 +39,7 @@ struct Events {
   std::vector<FinishReason> finish;    // != kNone: the sequence's last event
   std::vector<int32_t> cached_tokens;  // at a sequence's first event, else -1
   std::vector<int32_t> sample_idx;     // the token's place in the committed step, or -1
+  std::vector<int64_t> queued_us;      // from add to admission, at the first event, else -1
 };
 
 struct SchedulerStats {
@@ -65,6 +67,9 @@ class Scheduler {
   Scheduler(const Scheduler&) = delete;
   Scheduler& operator=(const Scheduler&) = delete;
 
+  // What time it is, for the traces of what happens until the next call.
+  void tell_time(int64_t now_us) { now_us_ = now_us; }
+
   // Throws InvalidArgument if the sequence can never run: a prompt that leaves no room in the
   // context or in the KV pool, a malformed field, an id that is alive. The output is clipped to
   // what context and pool leave, so a sequence that is alone always fits.
@@ -88,6 +93,8 @@ class Scheduler {
   bool flush();
 
   SchedulerStats stats() const;
+  // Of a sequence that lives, or that ended not too long ago.
+  std::optional<Trace> trace(SeqId id) const;
   int32_t row_of(SeqId id) const;  // -1: waits or is unknown
   const SchedulerConfig& config() const { return config_; }
   void check_invariants() const;  // O(everything); throws InternalError
@@ -153,6 +160,8 @@ class Scheduler {
   Batch batch_;
   PrefixGrouper grouper_;
   Events events_;
+  TraceLog traces_;
+  int64_t now_us_ = 0;
   StepId next_step_ = 1;
   uint64_t next_serial_ = 1;
   double new_token_ratio_;

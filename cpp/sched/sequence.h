@@ -10,6 +10,7 @@
 
 #include "cache/radix_tree.h"
 #include "core/types.h"
+#include "sched/trace.h"
 
 namespace srt {
 
@@ -65,6 +66,7 @@ struct Sequence {
   RadixLock lock;
   uint64_t match_version = ~uint64_t{0};  // of the tree, when `match` was found
   RadixTree::Peek match;
+  Trace trace;
 
   int32_t num_known() const { return static_cast<int32_t>(tokens.size()); }
   int32_t num_output() const { return num_known() - prompt_len; }

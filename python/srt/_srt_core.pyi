@@ -143,6 +143,29 @@ class Events:
     @property
     def sample_idx(self) -> NDArray[np.int32]:
         """The token's place in the committed step's samples, or -1."""
+    @property
+    def queued_us(self) -> NDArray[np.int64]:
+        """From add to admission, at a sequence's first event if it was admitted; else -1."""
+
+class Trace:
+    """Where a sequence's time went, in the clock of `tell_time`; -1: the moment has not come."""
+
+    added_us: int
+    admitted_us: int
+    first_token_us: int
+    ended_us: int
+    retracted_us: int
+    requeued_for_us: int
+    num_prompt_tokens: int
+    num_cached_tokens: int
+    num_output_tokens: int
+    num_chunks: int
+    num_extend_tokens: int
+    num_retractions: int
+    num_steps: int
+    sum_batch: int
+    max_batch: int
+    finish: int
 
 class SchedulerStats:
     @property
@@ -215,6 +238,10 @@ class Scheduler:
     def drain_events(self) -> Events: ...
     def flush(self) -> bool: ...
     def stats(self) -> SchedulerStats: ...
+    def tell_time(self, now_us: int) -> None:
+        """What time it is, for the traces of what happens until the next call."""
+    def trace(self, seq_id: int) -> Trace | None:
+        """Of a sequence that lives, or that ended not too long ago."""
     def row_of(self, seq_id: int) -> int:
         """-1: waits, or is unknown."""
     def check_invariants(self) -> None: ...

@@ -162,3 +162,41 @@ def test_soak_of_two_thousand_requests_with_aborts(tiny: tuple[Path, Any]) -> No
         assert call(d, "flush_cache").ok
         assert d.engine.scheduler.stats().num_free_pages == stats.num_total_pages
         assert growth < 24 * MIB, f"{growth / MIB:.1f} MiB more after 1,500 requests"
+
+
+def test_aborting_everyone_frees_every_page_in_the_same_turn(tiny: tuple[Path, Any]) -> None:
+    with driver(tiny[0]) as d:
+        requests: list[ToEngine] = []
+        for seq_id in range(1, 25):  # 16 run, 8 wait
+            d.outputs[seq_id] = Output()
+            prompt = to_bytes([seq_id] * 20)
+            requests.append(GenerateRequest(seq_id=seq_id, input_ids=prompt, sampling=greedy(100)))
+        d.turn(requests)
+        for _ in range(5):
+            d.turn([])
+        assert d.engine.scheduler.stats().num_used_pages > 0
+        d.turn([AbortRequest(list(range(1, 25)))])
+        assert d.engine.scheduler.stats().num_used_pages == 0
+        assert {o.finish for o in d.outputs.values()} == {FinishReason.ABORT}
+
+
+def test_explain_tells_where_the_time_went(tiny: tuple[Path, Any]) -> None:
+    with driver(tiny[0], max_running_requests=1, chunked_prefill_size=16, page_size=4) as d:
+        d.run([[5] * 40, [5] * 40], greedy(4))
+        unknown, first, second = msgspec.msgpack.decode(
+            call(d, "explain", seq_ids=[99, 1, 2]).payload
+        )
+    assert unknown is None
+    for told in (first, second):
+        assert told["output_tokens"] == 4
+        phases = told["queue_ms"] + told["prefill_ms"] + told["decode_ms"]
+        assert phases == pytest.approx(told["total_ms"])
+        assert told["prefill_ms"] > 0
+        assert told["retractions"] == 0
+        assert told["max_batch"] == 1
+    assert first["chunks"] == 3
+    assert first["cached_tokens"] == 0
+    assert second["cached_tokens"] == 36  # the last token is computed anew
+    assert second["chunks"] == 1
+    assert second["queue_ms"] > first["queue_ms"]
+    assert second["queue_ms"] >= first["decode_ms"]

@@ -8,6 +8,7 @@ the same records and so makes the same plans; only rank 0's output is sent.
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from typing import Any
 
@@ -31,7 +32,7 @@ from srt.core import native
 from srt.engine.logprobs import LogprobBook, StepLogprobs
 from srt.engine.pooling import VectorBook
 from srt.engine.profile import Profile
-from srt.engine.report import Reporter
+from srt.engine.report import Reporter, explain
 from srt.engine.startup import Rank
 from srt.engine.step import StepShape
 from srt.engine.update import UpdateRefused, WeightUpdater
@@ -79,6 +80,7 @@ class Engine:
         is then broken and every sequence lost.
         """
         out: list[FromEngine] = []
+        self._tell_time()
         for record in records:
             self._take(record, out)
         launched = self._launch()
@@ -92,6 +94,10 @@ class Engine:
         if stats is not None:
             out.append(stats)
         return out
+
+    def _tell_time(self) -> None:
+        """The core has no clock; what it traces from here on happens now."""
+        self.scheduler.tell_time(time.monotonic_ns() // 1000)
 
     def heartbeat(self) -> EngineStats:
         """A heartbeat for idle times."""
@@ -196,6 +202,7 @@ class Engine:
             return None
         plan = self._plans.popleft()
         result = self.worker.result()
+        self._tell_time()
         self.scheduler.commit(plan.step, result.tokens)
         self.reporter.on_tokens(plan.num_samples)
         if result.pooled is not None:
@@ -209,6 +216,7 @@ class Engine:
         news = self.scheduler.drain_events()
         seq_ids, finish = news.seq_ids.tolist(), news.finish.tolist()
         tokens, cached = news.tokens.tolist(), news.cached_tokens
+        queued = news.queued_us
         errors, self._errors = self._errors, {}
         if not seq_ids and not errors:
             return None
@@ -228,6 +236,7 @@ class Engine:
             tokens=tokens + [-1] * len(errors),
             finish=finish + [int(FinishReason.ERROR)] * len(errors),
             cached_tokens={seq_ids[i]: int(cached[i]) for i in np.flatnonzero(cached >= 0)},
+            queued_us={seq_ids[i]: int(queued[i]) for i in np.flatnonzero(queued >= 0)},
             logprobs=kept,
             embeddings=vectors,
             errors=errors,
@@ -259,6 +268,9 @@ class Engine:
             return None
         if call.method == "get_state":
             return self.state()
+        if call.method == "explain":
+            seq_ids = msgspec.msgpack.decode(call.args.get("seq_ids", b"\x90"), type=list[int])
+            return [explain(self.scheduler.trace(seq_id)) for seq_id in seq_ids]
         if call.method == "forget_worker":
             gone = msgspec.msgpack.decode(call.args.get("worker", b"\xc0"), type=int)
             for seq_id in sorted(i for i in self._living if i >> WORKER_SHIFT == gone):

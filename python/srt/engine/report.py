@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import Any
 
 from srt.channel import EngineStats
 from srt.core import native
@@ -125,6 +126,38 @@ class Reporter:
             self._logged.rate(time.monotonic(), 0.0),
             stats.num_waiting,
         )
+
+
+def explain(trace: native.Trace | None) -> dict[str, Any] | None:
+    """Where a sequence's time went, in milliseconds; what has not come yet runs until now."""
+    if trace is None:
+        return None
+    now_us = time.monotonic_ns() // 1000
+    end = trace.ended_us if trace.ended_us >= 0 else now_us
+    admitted = trace.admitted_us if trace.admitted_us >= 0 else end
+    first = trace.first_token_us if trace.first_token_us >= 0 else end
+    requeued = trace.requeued_for_us + (end - trace.retracted_us if trace.retracted_us >= 0 else 0)
+    return {
+        "added_us": trace.added_us,
+        "admitted_us": trace.admitted_us,
+        "first_token_us": trace.first_token_us,
+        "ended_us": trace.ended_us,
+        "is_requeued": trace.retracted_us >= 0,
+        "queue_ms": (admitted - trace.added_us) / 1000,
+        "prefill_ms": (first - admitted) / 1000,
+        "decode_ms": (end - first) / 1000,
+        "requeued_ms": requeued / 1000,
+        "total_ms": (end - trace.added_us) / 1000,
+        "prompt_tokens": trace.num_prompt_tokens,
+        "cached_tokens": trace.num_cached_tokens,
+        "output_tokens": trace.num_output_tokens,
+        "chunks": trace.num_chunks,
+        "extend_tokens": trace.num_extend_tokens,
+        "retractions": trace.num_retractions,
+        "steps": trace.num_steps,
+        "mean_batch": trace.sum_batch / max(1, trace.num_steps),
+        "max_batch": trace.max_batch,
+    }
 
 
 def hit_rate(stats: native.SchedulerStats) -> float:
