@@ -58,6 +58,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, tag="call", omit_defaults=
 
     Methods: `flush_cache` (not ok while sequences run or wait), `get_state` (payload: a flat map
     of figures), `forget_worker` (args: worker; its sequences are aborted: it is gone),
+    `explain` (args: seq_ids; payload: by sequence, where its time went, or None where the engine no
+    longer knows),
     `update_weights` (args: model_path, load_format or None; waits for what lives, and sequences
     that come meanwhile wait for it), `start_profile` (args: folder), `stop_profile`, `shutdown`
     (args: drain; with drain, living sequences run to their end first; without, they are aborted;
@@ -93,6 +95,7 @@ class StepEvents(msgspec.Struct, frozen=True, kw_only=True, tag="events"):
     tokens: list[int]
     finish: list[int]  # FinishReason
     cached_tokens: dict[int, int] = {}  # seq_id -> prompt tokens found in the prefix cache
+    queued_us: dict[int, int] = {}  # seq_id -> time in the engine's queue, with its first event
     logprobs: dict[int, SeqLogprobs] = {}
     embeddings: dict[int, bytes] = {}  # seq_id -> float32 little-endian, with its last event
     errors: dict[int, str] = {}  # seq_id -> why, for FinishReason.ERROR

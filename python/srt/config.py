@@ -91,7 +91,14 @@ class Settings:
 
     host: str = _http("address to listen on", "127.0.0.1")
     port: int = _http("port to listen on", 30000, low=0, high=65535)
-    api_key: str | None = _http("clients must send this as a Bearer token", None, secret=True)
+    api_key: tuple[str, ...] = _http(
+        "clients must send one of these as a Bearer token", (), secret=True
+    )
+    ssl_keyfile: str | None = _http("private key (PEM): serve HTTPS", None)
+    ssl_certfile: str | None = _http("certificate chain (PEM) that goes with it", None)
+    ready_timeout: float = _http(
+        "seconds of an engine's silence after which /ready says no", 10.0, low=0.5
+    )
     http_workers: int = _http(
         "processes that parse, tokenize and answer requests, all at one port", 1, low=1, high=64
     )
@@ -198,8 +205,17 @@ class Settings:
     log_level: str = _log("what is logged", "info", choices=LOG_LEVELS)
     log_level_http: str | None = _log("the same for HTTP requests", None, choices=LOG_LEVELS)
     log_requests: bool = _log("log each request's parameters", False)
+    request_log: str | None = _log(
+        "a JSON line for each request that ended, to this file; -: standard error", None
+    )
+    otlp_endpoint: str | None = _log(
+        "send a trace of each request to this OpenTelemetry collector, such as "
+        "http://127.0.0.1:4318",
+        None,
+    )
     decode_log_interval: int = _log("steps between lines on throughput; 0: none", 40, low=0)
     enable_metrics: bool = _log("serve Prometheus metrics at /metrics", False)
+    enable_metrics_aliases: bool = _log("tell metrics by sglang:* and vllm:* names too", False)
     profiler_dir: str = _log(
         "where /start_profile puts traces", "srt_profile", env=("SGLANG_TORCH_PROFILER_DIR",)
     )
@@ -211,6 +227,7 @@ class Settings:
             object.__setattr__(self, "random_seed", drawn)
         self._check_parallel()
         self._check_page_size()
+        self._check_http()
         self._check_unsupported()
 
     @property
@@ -269,6 +286,14 @@ class Settings:
                 raise ConfigError(
                     f"--dist-init-addr is {self.dist_init_addr!r}; it must be host:port"
                 )
+
+    def _check_http(self) -> None:
+        if (self.ssl_keyfile is None) != (self.ssl_certfile is None):
+            raise ConfigError("--ssl-keyfile and --ssl-certfile go together; one is missing")
+        if any(not key or not key.isascii() for key in self.api_key):
+            raise ConfigError("--api-key must be ASCII and not empty")
+        if self.enable_metrics_aliases and not self.enable_metrics:
+            raise ConfigError("--enable-metrics-aliases needs --enable-metrics")
 
     def _check_page_size(self) -> None:
         if self.page_size & (self.page_size - 1):
@@ -333,5 +358,6 @@ def settings_json(settings: Settings) -> str:
 def settings_from_json(text: str) -> Settings:
     """The inverse of `settings_json`. Raises ConfigError."""
     values = json.loads(text)
-    values["cors_allow_origins"] = tuple(values["cors_allow_origins"])
+    for name in ("cors_allow_origins", "api_key"):
+        values[name] = tuple(values[name])
     return Settings(**values)

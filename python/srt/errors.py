@@ -95,6 +95,15 @@ class ShuttingDown(RequestError):
     retry_after_s = 5
 
 
+class NotReady(RequestError):
+    """New work would not be done soon."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    type = "server_error"
+    code = "not_ready"
+    retry_after_s = 1
+
+
 class EngineDead(RequestError):
     """The engine process is gone; nobody can answer."""
 

@@ -10,6 +10,7 @@ import array
 import asyncio
 import math
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -76,6 +77,7 @@ class FakeEngine:
     num_workers: int = 1
     requests: list[GenerateRequest] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
+    is_silent: bool = False
     refuses_calls: str = ""  # what it says to calls that it cannot do
     aborted: set[int] = field(default_factory=set)
     finished: set[int] = field(default_factory=set)
@@ -158,7 +160,8 @@ class FakeEngine:
             if self.living and self._steps_left and self._dies is None:
                 self._steps_left -= 1
                 self._step(end)
-            end.send(self._stats())
+            if not self.is_silent:
+                end.send(self._stats())
         if self._dies is not None:
             self._why = self._dies
             if self._says_why:
@@ -184,13 +187,16 @@ class FakeEngine:
             self.calls.append(record)
             self._changed.notify_all()
             self._changed.wait_for(lambda: not self.is_held, 10.0)
+            payload: object = "a file"
+            if record.method == "explain":
+                payload = self._explain(msgspec.msgpack.decode(record.args["seq_ids"]))
             why = self.refuses_calls or ("requests run" if self.living else "")
             end.send(
                 CallResult(
                     call_id=record.call_id,
                     ok=not why,
                     message=why,
-                    payload=msgspec.Raw(msgspec.msgpack.encode("a file")),
+                    payload=msgspec.Raw(msgspec.msgpack.encode(payload)),
                 )
             )
 
@@ -207,6 +213,27 @@ class FakeEngine:
                 embeddings={record.seq_id: vector},
             )
         )
+
+    def _explain(self, seq_ids: list[int]) -> list[dict[str, object] | None]:
+        """Each waited 2 ms, extended for 3 ms and, if it has ended, decoded for 4 ms."""
+        now_us = time.monotonic_ns() // 1000
+        known = {request.seq_id for request in self.requests}
+        traces: list[dict[str, object] | None] = []
+        for seq_id in seq_ids:
+            has_ended = seq_id not in self.living
+            times = {
+                "added_us": now_us - 9000,
+                "admitted_us": now_us - 7000,
+                "first_token_us": now_us - 4000,
+                "ended_us": now_us if has_ended else -1,
+                "is_requeued": False,
+            }
+            told = {"queue_ms": 2.0, "prefill_ms": 3.0, "decode_ms": 4.0, "requeued_ms": 0.0}
+            counts = {"cached_tokens": 1, "output_tokens": 5, "chunks": 1, "steps": 5}
+            more = {"retractions": 0, "mean_batch": 1.0}
+            found = {**times, **told, **counts, **more} if seq_id in known else None
+            traces.append(found)
+        return traces
 
     def _step(self, end: EngineEnd) -> None:
         seq_ids, tokens, finish = [], [], []

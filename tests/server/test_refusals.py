@@ -251,7 +251,7 @@ def test_a_body_over_the_limit_is_not_read(model: Any) -> None:
 
 
 def test_the_api_key_opens_everything_but_health(model: Any) -> None:
-    with Running(model, api_key="secret") as running:
+    with Running(model, api_key=("other", "secret")) as running:
         for path in ("/v1/models", "/get_server_info", "/nothing"):
             answer = running.http.get(path)
             assert answer.status_code == 401

@@ -20,8 +20,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from srt.errors import Unauthorized
 from srt.server import control, upkeep
 from srt.server.answers import error_response, guarded, http_error, json_response
+from srt.server.arrival import NoteArrival
 from srt.server.batches.runner import BatchRunner
 from srt.server.embedding import EncodeBody, classify, encode
+from srt.server.explain import request_info
 from srt.server.native import GenerateBody, generate
 from srt.server.openai.batches import (
     BatchBody,
@@ -71,6 +73,9 @@ ROUTES: tuple[tuple[str, tuple[str, ...], ServiceHandler, type | None], ...] = (
     ("/v1/models/{model:path}", ("GET",), get_model, None),
     ("/health", ("GET",), control.health, None),
     ("/health_generate", ("GET",), control.health_generate, None),
+    ("/ready", ("GET",), control.ready, None),
+    ("/readyz", ("GET",), control.ready, None),
+    ("/requests/{rid:path}", ("GET",), request_info, None),
     ("/get_model_info", ("GET",), control.model_info, None),
     ("/get_server_info", ("GET",), control.server_info, None),
     ("/get_server_args", ("GET",), control.server_info, None),
@@ -90,6 +95,9 @@ BATCH_PRIORITY = -(2**31)  # behind everything that clients wait for
 MAX_BATCH_WIDTH = 256
 
 
+OPEN_PATHS = frozenset(("/", "/health", "/health_generate", "/ready", "/readyz"))
+
+
 def create_app(service: Service) -> Starlette:
     """The application for one service, which gets its batches here."""
     service.batches = _make_batches(service)
@@ -98,7 +106,7 @@ def create_app(service: Service) -> Starlette:
         for path, methods, handler, _ in ROUTES
     ]
     routes.append(Route("/openapi.json", guarded(_describe), methods=["GET"]))
-    middleware = []
+    middleware = [Middleware(NoteArrival)]
     if service.settings.cors_allow_origins:
         middleware.append(
             Middleware(
@@ -109,7 +117,7 @@ def create_app(service: Service) -> Starlette:
             )
         )
     if service.settings.api_key:
-        middleware.append(Middleware(ApiKey, key=service.settings.api_key))
+        middleware.append(Middleware(ApiKey, keys=service.settings.api_key))
     return Starlette(
         routes=routes, middleware=middleware, exception_handlers={HTTPException: _http_error}
     )
@@ -125,11 +133,11 @@ def _make_batches(service: Service) -> BatchRunner:
 
 
 class ApiKey:
-    """Lets through who shows the key; health checks need none."""
+    """Lets through who shows one of the keys; health checks and the page itself need none."""
 
-    def __init__(self, app: ASGIApp, key: str) -> None:
+    def __init__(self, app: ASGIApp, keys: tuple[str, ...]) -> None:
         self._app = app
-        self._expected = f"Bearer {key}".encode()
+        self._expected = [f"Bearer {key}".encode() for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application."""
@@ -140,10 +148,12 @@ class ApiKey:
         await self._app(scope, receive, send)
 
     def _may_pass(self, scope: Scope) -> bool:
-        if scope["method"] == "OPTIONS" or scope["path"] in ("/health", "/health_generate"):
+        if scope["method"] == "OPTIONS" or scope["path"] in OPEN_PATHS:
             return True
         shown = next((v for k, v in scope["headers"] if k == b"authorization"), b"")
-        return hmac.compare_digest(shown, self._expected)
+        # All are compared, whichever fits: the time tells nothing.
+        fits = [hmac.compare_digest(shown, expected) for expected in self._expected]
+        return any(fits)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

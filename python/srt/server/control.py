@@ -10,13 +10,13 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from srt import __version__
-from srt.errors import EngineBusy, EngineDead, InvalidParameter, NotFound, ShuttingDown
+from srt.errors import EngineBusy, EngineDead, InvalidParameter, NotFound, NotReady, ShuttingDown
 from srt.fields import doc
 from srt.server.answers import json_response
 from srt.server.body import BodyReader
 from srt.server.embedding import start_embedding
 from srt.server.generation import Generation, Prompt
-from srt.server.metrics import CONTENT_TYPE
+from srt.server.metrics import CONTENT_TYPE, WorkerTally, render
 from srt.server.openai.answer import check_model
 from srt.server.openai.messages import template_message
 from srt.server.openai.schemas import Message
@@ -123,6 +123,7 @@ async def server_info(service: Service, request: Request) -> Response:  # noqa: 
             "max_total_num_tokens": ready.max_total_tokens,
             "vocab_size": ready.vocab_size,
             "num_living": service.client.num_living,
+            "num_workers": service.client.crew.num_workers,
             "engines": [
                 None if engine.stats is None else msgspec.to_builtins(engine.stats)
                 for engine in service.client.engines
@@ -132,13 +133,32 @@ async def server_info(service: Service, request: Request) -> Response:  # noqa: 
 
 
 async def metrics(service: Service, request: Request) -> Response:  # noqa: ARG001
-    """For Prometheus. Raises NotFound without --enable-metrics."""
-    found = service.client.metrics
-    if found is None:
+    """For Prometheus: all HTTP workers together. Raises NotFound without --enable-metrics."""
+    client = service.client
+    if client.metrics is None:
         raise NotFound("there are no metrics; start the server with --enable-metrics")
-    stats = [engine.stats for engine in service.client.engines if engine.stats is not None]
-    page = found.render(stats, service.client.num_living)
+    told = [msgspec.convert(one, WorkerTally) for one in await client.crew.ask("metrics")]
+    told.append(client.tally())
+    page = render(
+        service.settings.model_name,
+        {one.worker: one.tally for one in sorted(told, key=lambda one: one.worker)},
+        [engine.stats for engine in client.engines if engine.stats is not None],
+        with_aliases=service.settings.enable_metrics_aliases,
+    )
     return Response(page, media_type=CONTENT_TYPE)
+
+
+async def ready(service: Service, request: Request) -> Response:  # noqa: ARG001
+    """200 while new work would be taken and done: engines heard of lately, room in the queue."""
+    client = service.client
+    client.check_alive()
+    if client.is_draining:
+        raise ShuttingDown("the server is shutting down")
+    client.check_room(1)
+    limit_s = service.settings.ready_timeout
+    if client.silence_s > limit_s:
+        raise NotReady(f"an engine has been silent for {client.silence_s:.1f} s, over {limit_s:g}")
+    return Response(status_code=200)
 
 
 async def flush_cache(service: Service, request: Request) -> Response:  # noqa: ARG001

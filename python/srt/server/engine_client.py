@@ -30,9 +30,11 @@ from srt.channel import (
 )
 from srt.config import Settings
 from srt.errors import EngineDead, InvalidParameter, QueueFull, RequestError, ShuttingDown
+from srt.server.arrival import current_arrival
 from srt.server.crew import Crew
 from srt.server.generation import Generation, Sequence
-from srt.server.metrics import Metrics
+from srt.server.metrics import Metrics, WorkerTally
+from srt.server.request_book import RequestBook, RequestRecord, record_of
 from srt.types import FinishReason
 
 _SHUTDOWN_S = 10.0
@@ -78,6 +80,7 @@ class EngineClient:
         self.engines = engines
         self.metrics = metrics
         self.crew = crew or Crew()
+        self.book = RequestBook()
         self._shortest_queue = shortest_queue
         self._max_queued = max_queued
         self._watchdog_timeout = watchdog_timeout
@@ -104,6 +107,7 @@ class EngineClient:
     def start(self) -> None:
         """Listen to the engines."""
         self.crew.answers("abort", self._answer_abort)
+        self.crew.answers("metrics", self._answer_metrics)
         for engine in self.engines:
             engine.channel.listen(_Ear(self, engine))
             self._tasks.append(asyncio.create_task(self._watch_process(engine)))
@@ -149,19 +153,29 @@ class EngineClient:
         self.check_alive()
         if self.is_draining:
             raise ShuttingDown("the server is shutting down and takes no new requests")
-        self._check_room(self.num_living, len(requests))
+        self.check_room(len(requests))
         for request_id in {sequence.request_id for sequence in generation.sequences}:
             if request_id in self._by_request:
                 raise InvalidParameter(f"the request id {request_id!r} is in use", "rid")
         self.idle.clear()
+        arrival, now_s = current_arrival(), time.monotonic()
         for sequence, request in zip(generation.sequences, requests, strict=True):
             chosen = self._choose() if engine_index is None else engine_index
             engine = self.engines[chosen]
             sequence.seq_id, sequence.engine = next(self._seq_ids), chosen
+            sequence.arrived_s, sequence.submitted_s = arrival.at_s, now_s
+            sequence.traceparent = arrival.traceparent
             engine.living[sequence.seq_id] = sequence
             self._by_request.setdefault(sequence.request_id, []).append(sequence)
             self._send(engine, msgspec.structs.replace(request, seq_id=sequence.seq_id))
         self.crew.add_living(len(requests))
+
+    def find_request(self, request_id: str) -> RequestRecord | None:
+        """A request that runs, or that ended lately."""
+        living = self._by_request.get(request_id)
+        if living:
+            return record_of(request_id, _of_request(living[0]), 0.0)
+        return self.book.find(request_id)
 
     def cancel(self, sequences: Iterable[Sequence], error: RequestError | None = None) -> int:
         """End those that still run, at once: with ABORT, or with `error`. Returns how many."""
@@ -188,6 +202,22 @@ class EngineClient:
         here = self.cancel_all() if request_id is None else self.cancel_request(request_id)
         elsewhere: list[int] = await self.crew.ask("abort", request_id)
         return here + sum(elsewhere)
+
+    def tally(self) -> WorkerTally:
+        """What this HTTP worker has counted; there must be metrics."""
+        assert self.metrics is not None
+        here = sum(len(engine.living) for engine in self.engines)
+        return WorkerTally(self.crew.worker, self.metrics.tally(here))
+
+    @property
+    def silence_s(self) -> float:
+        """How long the quietest engine has said nothing, but for calls that take their time."""
+        now_s = time.monotonic()
+        quiet = [now_s - e.last_heard for e in self.engines if not e.num_long_calls]
+        return max(quiet, default=0.0)
+
+    async def _answer_metrics(self, _: None) -> Any:
+        return msgspec.to_builtins(self.tally())
 
     async def _answer_abort(self, request_id: str | None) -> int:
         return self.cancel_all() if request_id is None else self.cancel_request(request_id)
@@ -282,10 +312,14 @@ class EngineClient:
         except BrokenPipeError as error:
             asyncio.get_running_loop().call_soon(self.die, str(error))
 
-    def _check_room(self, num_living: int, count: int) -> None:
+    def check_room(self, count: int) -> None:
+        """Raise QueueFull if so many sequences more are too many."""
+        num_living = self.num_living
         running = sum(e.ready.max_running for e in self.engines if e.ready is not None)
         limit = running + self._max_queued
         if num_living + count > limit:
+            if self.metrics is not None:
+                self.metrics.count("num_queue_full_total")
             raise QueueFull(
                 f"{num_living} sequences run or wait and {count} more were asked for; "
                 f"the limit is {limit}"
@@ -322,6 +356,8 @@ class EngineClient:
 
     def _take_events(self, engine: Engine, events: StepEvents) -> None:
         living, woken = engine.living, self._woken
+        if self.metrics is not None:
+            self.metrics.observe_events(events, living, engine.last_heard)
         self._take_details(engine, events)
         stopped: list[Sequence] = []
         for seq_id, token, finish in zip(events.seq_ids, events.tokens, events.finish, strict=True):
@@ -364,11 +400,12 @@ class EngineClient:
         if self.engines[sequence.engine].living.pop(sequence.seq_id, None) is not None:
             self.crew.add_living(-1)
         if self.metrics is not None:
-            self.metrics.observe(sequence, time.monotonic())
+            self.metrics.observe_end(sequence, time.monotonic())
         siblings = self._by_request.get(sequence.request_id, [])
         siblings.remove(sequence)
         if not siblings:
             del self._by_request[sequence.request_id]
+            self.book.end(record_of(sequence.request_id, _of_request(sequence), time.monotonic()))
         if not self._by_request:
             self.idle.set()
 
@@ -395,9 +432,16 @@ def new_client(settings: Settings, engines: Seq[Engine], crew: Crew) -> EngineCl
         shortest_queue=settings.load_balance_method == "shortest_queue",
         max_queued=settings.max_queued_requests,
         watchdog_timeout=settings.watchdog_timeout,
-        metrics=Metrics(settings.model_name) if settings.enable_metrics else None,
+        metrics=Metrics() if settings.enable_metrics else None,
         crew=crew,
     )
+
+
+def _of_request(sequence: Sequence) -> list[Sequence]:
+    """All sequences, ended ones too, that the client asked for under one id."""
+    if sequence.generation is None:
+        return [sequence]
+    return [s for s in sequence.generation.sequences if s.request_id == sequence.request_id]
 
 
 class _Ear:

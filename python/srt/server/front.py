@@ -17,6 +17,7 @@ from srt.hub import HubOptions, resolve_model
 from srt.server.app import create_app
 from srt.server.connection import Connection
 from srt.server.engine_client import EngineClient
+from srt.server.observe import observing
 from srt.server.service import Service
 from srt.text.chat import ChatFormat, choose_format
 from srt.text.checkpoint_files import model_eos_ids
@@ -81,9 +82,21 @@ async def serve_http(
         timeout_graceful_shutdown=5,
         backlog=_BACKLOG,
         http=Connection,
+        ssl_keyfile=settings.ssl_keyfile,
+        ssl_certfile=settings.ssl_certfile,
         lifespan="off",
     )
-    http = HttpServer(config)
+    async with observing(service):
+        return await _serve_until(service, HttpServer(config), listener, stop, on_up)
+
+
+async def _serve_until(
+    service: Service,
+    http: HttpServer,
+    listener: socket.socket,
+    stop: asyncio.Event,
+    on_up: Callable[[], object],
+) -> int:
     serving = asyncio.create_task(http.serve(sockets=[listener]))
     while not http.started and not serving.done():
         await asyncio.sleep(0.005)
@@ -94,7 +107,7 @@ async def serve_http(
     await asyncio.wait((died, stopped, serving), return_when=asyncio.FIRST_COMPLETED)
     await service.batches.close()
     if stop.is_set() and service.client.death is None:
-        draining = asyncio.create_task(service.client.drain(settings.shutdown_timeout))
+        draining = asyncio.create_task(service.client.drain(service.settings.shutdown_timeout))
         await asyncio.wait((draining, died), return_when=asyncio.FIRST_COMPLETED)
     died.cancel()
     stopped.cancel()

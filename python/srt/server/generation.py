@@ -33,8 +33,9 @@ class Sequence:
     __slots__ = (
         "_flushed", "_noted", "_options", "_output", "_parts", "_taken", "arrived_s",
         "cached_tokens", "embedding", "engine", "error", "finish", "first_token_s",
-        "generation", "hides_output", "index", "logprobs", "matched", "prompt",
-        "prompt_logprobs", "prompt_top_logprobs", "request_id", "seq_id", "tokens",
+        "generation", "hides_output", "index", "last_token_s", "logprobs", "matched", "prompt",
+        "prompt_logprobs", "prompt_top_logprobs", "request_id", "seq_id", "submitted_s", "tokens",
+        "traceparent",
     )  # fmt: skip
 
     def __init__(
@@ -53,8 +54,10 @@ class Sequence:
         self.generation: Generation | None = None
         self.tokens: list[int] = []
         self.cached_tokens = 0
-        self.arrived_s = time.monotonic()
+        self.arrived_s = self.submitted_s = time.monotonic()
+        self.traceparent = ""
         self.first_token_s = 0.0  # 0: none has come
+        self.last_token_s = 0.0  # kept where there are metrics
         self.finish = FinishReason.NONE
         self.matched: int | str | None = None
         self.error: RequestError | None = None

@@ -3,114 +3,215 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
 
-from srt.channel import EngineStats
+import msgspec
+import psutil
+
+from srt.channel import EngineStats, StepEvents
 from srt.server.generation import Sequence
+from srt.server.metric_names import ALIASES, COUNTERS, GAUGES, HISTOGRAMS, PER_WORKER
 from srt.types import FinishReason
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_FIRST_TOKEN_S = (0.005, 0.01, 0.02, 0.04, 0.06, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6)
-_PER_TOKEN_S = (0.001, 0.002, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5)
-_WHOLE_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
+_ENDS = tuple(reason.name.lower() for reason in FinishReason if reason)
 
 
-class Histogram:
-    """Counts by upper bound, as Prometheus wants them: cumulative, with a sum."""
+class HistogramState(msgspec.Struct):
+    """Counts by upper bound (the last: above all), and the sum of what was observed."""
 
-    def __init__(self, name: str, text: str, bounds: Seq[float]) -> None:
-        self._name = name
-        self._text = text
-        self._bounds = tuple(bounds)
-        self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
+    counts: list[int]
+    sum: float = 0.0
 
-    def observe(self, value: float) -> None:
-        """Count one value."""
-        self._counts[bisect.bisect_left(self._bounds, value)] += 1
-        self._sum += value
 
-    def lines(self, labels: str) -> list[str]:
-        """The exposition format."""
-        shown = [f"# HELP {self._name} {self._text}", f"# TYPE {self._name} histogram"]
-        total = 0
-        for bound, count in zip((*self._bounds, "+Inf"), self._counts, strict=True):
-            total += count
-            shown.append(f'{self._name}_bucket{{{labels},le="{bound}"}} {total}')
-        shown.append(f"{self._name}_sum{{{labels}}} {self._sum}")
-        shown.append(f"{self._name}_count{{{labels}}} {total}")
-        return shown
+class Tally(msgspec.Struct):
+    """All that one HTTP worker has counted since its start; workers' tallies add up."""
+
+    counters: dict[str, float]
+    ended: dict[str, int]
+    histograms: dict[str, HistogramState]
+    num_living: int = 0
+    process: dict[str, float] = {}
+
+    @classmethod
+    def empty(cls) -> Tally:
+        """Nothing counted yet."""
+        return cls(
+            counters=dict.fromkeys(COUNTERS, 0),
+            ended=dict.fromkeys(_ENDS, 0),
+            histograms={
+                name: HistogramState([0] * (len(bounds) + 1))
+                for name, (_, bounds) in HISTOGRAMS.items()
+            },
+        )
+
+    def add(self, other: Tally) -> None:
+        """Count what another worker has counted."""
+        for name, count in other.counters.items():
+            self.counters[name] += count
+        for reason, number in other.ended.items():
+            self.ended[reason] += number
+        for name, state in other.histograms.items():
+            mine = self.histograms[name]
+            mine.sum += state.sum
+            mine.counts = [a + b for a, b in zip(mine.counts, state.counts, strict=True)]
+        self.num_living += other.num_living
+
+
+class WorkerTally(msgspec.Struct):
+    """Whose tally it is."""
+
+    worker: int
+    tally: Tally
 
 
 class Metrics:
-    """Figures since the start; `observe` is told of every sequence that ends."""
+    """Counts of this process; told of every step's events and of every sequence that ends."""
 
-    def __init__(self, model_name: str) -> None:
-        escaped = model_name.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-        self._labels = f'model_name="{escaped}"'
-        self._num_prompt_tokens = 0
-        self._num_generated_tokens = 0
-        self._num_ended = dict.fromkeys(("stop", "length", "abort", "error"), 0)
-        self._first_token = Histogram(
-            "srt:time_to_first_token_seconds", "Arrival to first token.", _FIRST_TOKEN_S
-        )
-        self._per_token = Histogram(
-            "srt:time_per_output_token_seconds", "Mean gap between tokens.", _PER_TOKEN_S
-        )
-        self._whole = Histogram(
-            "srt:e2e_request_latency_seconds", "Arrival to last token.", _WHOLE_S
-        )
+    def __init__(self) -> None:
+        self._tally = Tally.empty()
+        self._bounds = {name: bounds for name, (_, bounds) in HISTOGRAMS.items()}
 
-    def observe(self, sequence: Sequence, now_s: float) -> None:
+    def count(self, name: str, number: float = 1) -> None:
+        """Add to one of COUNTERS."""
+        self._tally.counters[name] += number
+
+    def observe_events(
+        self, events: StepEvents, living: Mapping[int, Sequence], now_s: float
+    ) -> None:
+        """One step's news, before the sequences are fed. O(events)."""
+        gaps: dict[float, int] = {}
+        for seq_id in events.seq_ids:
+            sequence = living.get(seq_id)
+            if sequence is not None:
+                gaps[sequence.last_token_s] = gaps.get(sequence.last_token_s, 0) + 1
+                sequence.last_token_s = now_s
+        gaps.pop(0.0, None)  # first tokens
+        for last_s, number in gaps.items():
+            self._observe("inter_token_latency_seconds", now_s - last_s, number)
+        for queued_us in events.queued_us.values():
+            self._observe("queue_time_seconds", queued_us * 1e-6)
+        num_none = events.tokens.count(-1)
+        self._tally.counters["generation_tokens_total"] += len(events.tokens) - num_none
+
+    def observe_end(self, sequence: Sequence, now_s: float) -> None:
         """A sequence has ended, in whatever way."""
-        self._num_ended[sequence.finish.name.lower()] += 1
-        num_tokens = len(sequence.tokens)
-        self._num_generated_tokens += num_tokens
+        self._tally.ended[sequence.finish.name.lower()] += 1
         if sequence.first_token_s == 0.0:
             return  # it never ran
-        self._num_prompt_tokens += len(sequence.prompt.input_ids)
-        self._first_token.observe(sequence.first_token_s - sequence.arrived_s)
+        num_prompt, num_tokens = len(sequence.prompt.input_ids), len(sequence.tokens)
+        self.count("prompt_tokens_total", num_prompt)
+        self.count("cached_tokens_total", sequence.cached_tokens)
+        self._observe("time_to_first_token_seconds", sequence.first_token_s - sequence.arrived_s)
         if sequence.finish in (FinishReason.STOP, FinishReason.LENGTH):
-            self._whole.observe(now_s - sequence.arrived_s)
+            self._observe("e2e_request_latency_seconds", now_s - sequence.arrived_s)
+            self._observe("request_prompt_tokens", num_prompt)
+            self._observe("request_generation_tokens", num_tokens)
             if num_tokens > 1:
-                self._per_token.observe((now_s - sequence.first_token_s) / (num_tokens - 1))
+                per_token_s = (now_s - sequence.first_token_s) / (num_tokens - 1)
+                self._observe("time_per_output_token_seconds", per_token_s)
 
-    def render(self, stats: Iterable[EngineStats], num_living: int) -> str:
-        """The whole page. stats: the last heartbeat of each engine."""
-        found = list(stats)
-        capacity = sum(one.max_total_tokens for one in found)
-        used = sum(one.num_used_tokens for one in found)
-        count = max(len(found), 1)
-        gauges = (
-            ("num_running_reqs", "Sequences in the step.", sum(s.num_running for s in found)),
-            ("num_queue_reqs", "Sequences that wait.", sum(s.num_waiting for s in found)),
-            ("num_living_reqs", "Sequences not yet answered.", num_living),
-            ("num_used_tokens", "KV slots of running sequences.", used),
-            ("num_cached_tokens", "KV slots of cached prefixes.",
-             sum(s.num_cached_tokens for s in found)),
-            ("token_usage", "Used share of the KV pool.", used / capacity if capacity else 0.0),
-            ("gen_throughput", "Tokens per second.", sum(s.gen_throughput for s in found)),
-            ("cache_hit_rate", "Share of prompt tokens found cached.",
-             sum(s.cache_hit_rate for s in found) / count),
-        )  # fmt: skip
-        counters = (
-            (
-                "prompt_tokens_total",
-                "Prompt tokens of sequences that ran.",
-                self._num_prompt_tokens,
-            ),
-            ("generation_tokens_total", "Tokens generated.", self._num_generated_tokens),
-            ("num_retracted_total", "Retractions.", sum(s.num_retracted for s in found)),
-        )
-        shown: list[str] = []
-        for kind, rows in (("gauge", gauges), ("counter", counters)):
-            for name, text, value in rows:
-                shown += [f"# HELP srt:{name} {text}", f"# TYPE srt:{name} {kind}"]
-                shown.append(f"srt:{name}{{{self._labels}}} {value}")
-        shown += ["# HELP srt:num_requests_total Ended.", "# TYPE srt:num_requests_total counter"]
-        for reason, ended in self._num_ended.items():
-            shown.append(f'srt:num_requests_total{{{self._labels},finish="{reason}"}} {ended}')
-        for histogram in (self._first_token, self._per_token, self._whole):
-            shown += histogram.lines(self._labels)
-        return "\n".join(shown) + "\n"
+    def tally(self, num_living: int) -> Tally:
+        """All of it, now."""
+        process = psutil.Process()
+        times = process.cpu_times()
+        self._tally.num_living = num_living
+        self._tally.process = {
+            "resident_memory_bytes": process.memory_info().rss,
+            "cpu_seconds_total": times.user + times.system,
+        }
+        return self._tally
+
+    def _observe(self, name: str, value: float, number: int = 1) -> None:
+        state = self._tally.histograms[name]
+        state.counts[bisect.bisect_left(self._bounds[name], value)] += number
+        state.sum += value * number
+
+
+@dataclass
+class Page:
+    """The text that Prometheus reads. labels: on every sample. with_aliases: other servers' names
+    beside ours."""
+
+    labels: str
+    with_aliases: bool
+    lines: list[str] = field(default_factory=list)
+
+    def add(self, name: str, kind: str, text: str, samples: Seq[tuple[str, str, float]]) -> None:
+        """One family. samples: (what follows the name, further labels, value)."""
+        aliases = ALIASES.get(name, ()) if self.with_aliases else ()
+        for shown in (f"srt:{name}", *aliases):
+            self.lines += [f"# HELP {shown} {text}", f"# TYPE {shown} {kind}"]
+            for suffix, labels, value in samples:
+                both = f"{self.labels},{labels}" if labels else self.labels
+                self.lines.append(f"{shown}{suffix}{{{both}}} {value}")
+
+
+def render(
+    model_name: str,
+    tallies: Mapping[int, Tally],
+    stats: Iterable[EngineStats],
+    *,
+    with_aliases: bool,
+) -> str:
+    """The whole page. tallies: by HTTP worker. stats: the last heartbeat of each engine."""
+    escaped = model_name.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    page = Page(f'model_name="{escaped}"', with_aliases)
+    found = list(stats)
+    total = Tally.empty()
+    for tally in tallies.values():
+        total.add(tally)
+    total.counters["num_retracted_total"] = sum(one.num_retracted for one in found)
+    total.counters["num_aborted_requests_total"] = total.ended["abort"]
+    for name, value in _gauges(found, total.num_living).items():
+        page.add(name, "gauge", GAUGES[name], [("", "", value)])
+    for name, text in COUNTERS.items():
+        page.add(name, "counter", text, [("", "", total.counters[name])])
+    ends = [("", f'finish="{reason}"', number) for reason, number in total.ended.items()]
+    page.add("num_requests_total", "counter", "Sequences that ended, by how.", ends)
+    if with_aliases:
+        _add_vllm_success(page, total)
+    for name, (text, bounds) in HISTOGRAMS.items():
+        page.add(name, "histogram", text, _buckets(bounds, total.histograms[name]))
+    for name, (kind, text) in PER_WORKER.items():
+        by_worker = [("", f'worker="{w}"', t.process.get(name, 0)) for w, t in tallies.items()]
+        page.add(f"process_{name}", kind, text, by_worker)
+    return "\n".join(page.lines) + "\n"
+
+
+def _add_vllm_success(page: Page, total: Tally) -> None:
+    """vLLM's name has a label of its own."""
+    name, text = "vllm:request_success_total", "Sequences that ended, by how."
+    page.lines += [f"# HELP {name} {text}", f"# TYPE {name} counter"]
+    for reason in ("stop", "length", "abort"):
+        labels = f'{page.labels},finished_reason="{reason}"'
+        page.lines.append(f"{name}{{{labels}}} {total.ended[reason]}")
+
+
+def _gauges(found: Seq[EngineStats], num_living: int) -> dict[str, float]:
+    capacity = sum(one.max_total_tokens for one in found)
+    used = sum(one.num_used_tokens for one in found)
+    count = max(len(found), 1)
+    return {
+        "num_running_reqs": sum(one.num_running for one in found),
+        "num_queue_reqs": sum(one.num_waiting for one in found),
+        "num_living_reqs": num_living,
+        "num_used_tokens": used,
+        "num_cached_tokens": sum(one.num_cached_tokens for one in found),
+        "max_total_num_tokens": capacity,
+        "token_usage": used / capacity if capacity else 0.0,
+        "gen_throughput": sum(one.gen_throughput for one in found),
+        "cache_hit_rate": sum(one.cache_hit_rate for one in found) / count,
+        "new_token_ratio": sum(one.new_token_ratio for one in found) / count,
+    }
+
+
+def _buckets(bounds: Seq[float], state: HistogramState) -> list[tuple[str, str, float]]:
+    samples: list[tuple[str, str, float]] = []
+    total = 0
+    for bound, count in zip((*bounds, "+Inf"), state.counts, strict=True):
+        total += count
+        samples.append(("_bucket", f'le="{bound}"', total))
+    return [*samples, ("_sum", "", state.sum), ("_count", "", total)]

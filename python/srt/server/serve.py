@@ -20,6 +20,7 @@ from srt.server.control import generate_on_all
 from srt.server.crew import Crew, SharedCrew
 from srt.server.engine_client import Engine, EngineClient, EngineProcess, new_client
 from srt.server.front import TextRoom, bind, serve_http
+from srt.server.observe import check_observers
 from srt.server.service import Service
 from srt.server.workers import Workers
 
@@ -55,6 +56,7 @@ class Server:
     async def run(self) -> int:
         """Serve until told to stop, or until an engine dies. Raises ConfigError, LoadError."""
         settings = self._settings
+        check_observers(settings)
         with contextlib.ExitStack() as stack:
             listeners = bind(settings.host, settings.port, settings.http_workers)
             for listener in listeners:
@@ -147,7 +149,8 @@ class Server:
             self._workers.drain()
 
     def _tell_up(self) -> None:
-        _log.info("listening on http://%s:%d", self._settings.host, self.port)
+        scheme = "https" if self._settings.ssl_certfile else "http"
+        _log.info("listening on %s://%s:%d", scheme, self._settings.host, self.port)
         _log.info("The server is fired up and ready to roll!")
         self.is_up.set()
 
