@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from server.process import ServerProcess
 from server.running import Running
-from server.test_end_to_end import ServerProcess
 
 MANY = 500
 TOKENS = 24

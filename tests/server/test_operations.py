@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from server.fake_engine import READY
 from server.running import TIMEOUT_S, Running, ids_of
 from srt.errors import ConfigError
 from srt.server.metric_names import ALIASES, COUNTERS, GAUGES, HISTOGRAMS
+from srt.server.responses import RequestInfo
 
 GREEDY = {"max_new_tokens": 5, "temperature": 0}
 
@@ -105,6 +107,7 @@ def test_a_request_tells_where_its_time_went(model: Path) -> None:
     with Running(model, skip_warmup=True) as running:
         running.generate(text="Hello", rid="a/b", sampling_params={**GREEDY, "n": 2})
         told = running.http.get("/requests/a/b").json()
+        msgspec.convert(told, RequestInfo)  # as the OpenAPI page says
         assert told["status"] == "ended"
         assert [one["index"] for one in told["sequences"]] == [0, 1]
         first = told["sequences"][0]

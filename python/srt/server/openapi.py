@@ -19,7 +19,7 @@ _ERRORS = MappingProxyType(
     {
         400: "a field is unknown, malformed, out of range or not supported; `param` names it",
         401: "the API key is missing or wrong",
-        404: "no such model, file or batch",
+        404: "no such model, file, batch or request",
         405: "the path has no such method",
         409: "it cannot be done now: requests run, or a batch needs it or has ended",
         413: "the body is over --max-request-bytes",
@@ -56,6 +56,7 @@ ANSWERS: Mapping[str, Any] = MappingProxyType(
         "/v1/batches/{batch_id}/cancel": storage.BatchInfo,
         "/v1/models": openai.ModelList,
         "/v1/models/{model}": openai.ModelCard,
+        "/requests/{rid}": native.RequestInfo,
         "/get_model_info": native.ModelInfo,
         "/get_server_info": native.ServerInfo,
         "/get_server_args": native.ServerInfo,
@@ -74,7 +75,7 @@ EVENTS: Mapping[str, Any] = MappingProxyType(
 )
 _TEXT = frozenset({"/metrics", "/flush_cache"})  # answered by plain text
 _BYTES = frozenset({"/v1/files/{file_id}/content"})
-_EMPTY = frozenset({"/health", "/health_generate"})
+_EMPTY = frozenset({"/health", "/health_generate", "/ready", "/readyz"})
 _UPLOAD = {
     "type": "object",
     "properties": {
@@ -102,6 +103,9 @@ _BODY_MAY_LACK = frozenset({"/start_profile"})
 _MORE_ERRORS: Mapping[str, tuple[int, ...]] = MappingProxyType(
     {
         "/metrics": (404,),
+        "/ready": (429,),
+        "/readyz": (429,),
+        "/requests/{rid}": (404,),
         "/flush_cache": (409,),
         "/v1/models/{model}": (404,),
         "/v1/files": (400, 404, 413),

@@ -48,6 +48,52 @@ class Generated(Answer, frozen=True, kw_only=True):
     index: Annotated[int, doc("prompt by prompt, n of each", minimum=0)]
 
 
+class SequenceInfo(Answer, frozen=True, kw_only=True):
+    """Where one sequence's time went. From `queue_ms` on: as far as the engine remembers."""
+
+    index: int
+    engine: Annotated[int, doc("copy of the model that had it")]
+    phase: Literal["waiting", "prefill", "decode", "ended", "unknown to the engine"]
+    finish_reason: str | None
+    told_tokens: Annotated[int, doc("output tokens that the server has")]
+    queue_ms: Annotated[float | msgspec.UnsetType, doc("from arrival in the engine to a step")] = (
+        msgspec.UNSET
+    )
+    prefill_ms: Annotated[float | msgspec.UnsetType, doc("from then to the first token")] = (
+        msgspec.UNSET
+    )
+    decode_ms: Annotated[float | msgspec.UnsetType, doc("from then to the end")] = msgspec.UNSET
+    requeued_ms: Annotated[float | msgspec.UnsetType, doc("waiting after retractions")] = (
+        msgspec.UNSET
+    )
+    total_ms: float | msgspec.UnsetType = msgspec.UNSET
+    prompt_tokens: int | msgspec.UnsetType = msgspec.UNSET
+    cached_tokens: int | msgspec.UnsetType = msgspec.UNSET
+    output_tokens: int | msgspec.UnsetType = msgspec.UNSET
+    chunks: Annotated[int | msgspec.UnsetType, doc("steps that ran a part of the prompt")] = (
+        msgspec.UNSET
+    )
+    extend_tokens: Annotated[int | msgspec.UnsetType, doc("tokens that these ran")] = msgspec.UNSET
+    retractions: int | msgspec.UnsetType = msgspec.UNSET
+    steps: Annotated[int | msgspec.UnsetType, doc("that it took part in")] = msgspec.UNSET
+    mean_batch: Annotated[float | msgspec.UnsetType, doc("sequences in these steps")] = (
+        msgspec.UNSET
+    )
+    max_batch: int | msgspec.UnsetType = msgspec.UNSET
+
+
+class RequestInfo(Answer, frozen=True, kw_only=True):
+    """Where a request's time went."""
+
+    id: str
+    status: Literal["running", "ended"]
+    arrived_at: Annotated[float, doc("Unix seconds")]
+    worker: Annotated[int, doc("HTTP worker that has it")]
+    prepare_ms: Annotated[float, doc("parsing, templates, tokenizing")]
+    total_ms: float
+    sequences: list[SequenceInfo]
+
+
 class ModelInfo(Answer, frozen=True, kw_only=True):
     """What is served."""
 
