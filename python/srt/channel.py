@@ -71,6 +71,30 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, tag="call", omit_defaults=
     args: dict[str, msgspec.Raw] = {}
 
 
+class Vocabulary(msgspec.Struct, frozen=True, kw_only=True, tag="vocabulary", omit_defaults=True):
+    """The tokens as grammars need them; sent once, before the first request that has a grammar.
+
+    pieces: bytes by token id. special_ids: no part of text, whatever their bytes say. eos_ids: end
+    an answer, at least one. tokenizer_json: for the `tokenizers` library; empty if it has none.
+    """
+
+    pieces: list[bytes]
+    special_ids: list[int]
+    eos_ids: list[int]
+    tokenizer_json: str = ""
+
+
+class GrammarVerdict(msgspec.Struct, frozen=True, kw_only=True, tag="verdict", omit_defaults=True):
+    """Rank 0 to every rank, itself included: these sequences' grammars are compiled, or too late.
+
+    A compilation takes as long as it takes, so that only rank 0 decides in which turn a sequence
+    starts or fails; the other ranks then wait for their own.
+    """
+
+    ready: list[int] = []
+    late: list[int] = []
+
+
 class SeqLogprobs(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Log-probabilities that come with one event.
 
@@ -158,7 +182,7 @@ class EngineFailed(msgspec.Struct, frozen=True, tag="failed"):
     message: str
 
 
-ToEngine = GenerateRequest | EmbedRequest | AbortRequest | Call
+ToEngine = GenerateRequest | EmbedRequest | AbortRequest | Call | Vocabulary | GrammarVerdict
 FromEngine = StepEvents | CallResult | EngineReady | EngineStats | EngineFailed
 
 _encoder = msgspec.msgpack.Encoder()

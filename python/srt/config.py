@@ -192,6 +192,17 @@ class Settings:
         "auto",
         choices=("auto", "cuda", "cpu"),
     )
+    grammar_backend: str = _run(
+        "what compiles grammars; none: requests with one are refused",
+        "llguidance",
+        choices=("llguidance", "none", "outlines", "xgrammar"),
+    )
+    grammar_timeout: float = _run(
+        "seconds that compiling one request's grammar may take", 10.0, low=0.1, high=600
+    )
+    constrained_json_whitespace_pattern: str | None = _run(
+        "regex of what may stand between the tokens of a JSON answer", None
+    )
     disable_overlap_schedule: bool = _run("wait for each step before planning the next", False)
     disable_cuda_graph: bool = _run(
         "launch every kernel from the host; on the CPU: no recorded steps", False
@@ -308,6 +319,11 @@ class Settings:
                 "fp8 is what this version serves",
             ),
             ("load_format", self.load_format == "npcache", "safetensors load faster than npcache"),
+            (
+                "grammar_backend",
+                self.grammar_backend in ("outlines", "xgrammar"),
+                "grammars are compiled by llguidance",
+            ),
         )
         for name, is_used, why in refusals:
             if is_used:

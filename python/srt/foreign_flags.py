@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-_NO_GRAMMAR = "constrained decoding is not available in this version"
 _NO_LORA = "LoRA adapters are not available in this version"
 _NO_SPARSITY = "sparse attention is not available in this version"
 _NO_COMPILE = "models run without torch.compile in this version"
@@ -14,12 +13,9 @@ _OWN_KERNELS = "SRT runs its own kernels and has no other backend"
 REFUSED_FLAGS: Mapping[str, str] = {
     "--additional-ports": "processes talk over local sockets and need no ports",
     "--attention-backend": _OWN_KERNELS,
-    "--constrained-json-whitespace-pattern": _NO_GRAMMAR,
     "--delete-ckpt-after-loading": "checkpoints are never deleted",
     "--disable-cuda-graph-padding": "graphs are padded to buckets; see --disable-cuda-graph",
-    "--disable-disk-cache": _NO_GRAMMAR,
     "--disable-penalizer": "penalties cost nothing where no request asks for them",
-    "--disable-regex-jump-forward": _NO_GRAMMAR,
     "--double-sparsity": _NO_SPARSITY,
     "--ds-channel-config-path": _NO_SPARSITY,
     "--ds-heavy-channel-num": _NO_SPARSITY,
@@ -29,7 +25,6 @@ REFUSED_FLAGS: Mapping[str, str] = {
     "--enable-double-sparsity": _NO_SPARSITY,
     "--enable-p2p-check": "peer access is always asked from the driver",
     "--enable-torch-compile": _NO_COMPILE,
-    "--grammar-backend": _NO_GRAMMAR,
     "--lora-paths": _NO_LORA,
     "--max-loras-per-batch": _NO_LORA,
     "--max-torch-compile-bs": _NO_COMPILE,
@@ -43,9 +38,11 @@ REFUSED_FLAGS: Mapping[str, str] = {
 # Flags whose wish always holds here: accepted, and said so at the start.
 ALWAYS_SO: Mapping[str, str] = {
     "--disable-custom-all-reduce": "NCCL does all sums over ranks",
+    "--disable-disk-cache": "compiled grammars are kept in memory only",
     "--disable-flashinfer": "FlashInfer is never used",
     "--disable-flashinfer-sampling": "FlashInfer is never used",
     "--disable-nan-detection": "logits are not searched for NaN",
+    "--disable-regex-jump-forward": "every token, forced by a grammar or not, has its forward",
     "--efficient-weight-load": "weights always stream straight into their parameters",
     "--enable-cache-report": "usage always tells how much of a prompt was cached",
     "--enable-mixed-chunk": "decode rows always ride in prefill steps; see --disable-mixed-chunk",

@@ -24,9 +24,15 @@ from srt.channel import GenerateRequest, SeqLogprobs
 from srt.config import Settings
 from srt.engine.client import EngineClient, Sink
 from srt.engine.vectors import VectorWaiter
-from srt.errors import InternalServerError, InvalidParameter
+from srt.errors import InternalServerError, InvalidParameter, UnsupportedParameter
 from srt.hub import HubOptions, resolve_model
 from srt.text.checkpoint_files import model_eos_ids
+from srt.text.grammar_checker import (
+    GrammarChecker,
+    check_settings,
+    open_checker,
+    vocabulary_of,
+)
 from srt.text.sampling import (
     Limits,
     Sampling,
@@ -35,6 +41,7 @@ from srt.text.sampling import (
     check_sampling,
 )
 from srt.text.tokenizer import Tokenizer, load_tokenizer
+from srt.types import Grammar
 
 T = TypeVar("T")
 
@@ -62,6 +69,7 @@ class Engine:
 
     def __init__(self, **settings: Any) -> None:
         self.settings = Settings(**settings)
+        check_settings(self.settings)
         self._client = EngineClient(self.settings)
         try:
             self.tokenizer, eos_ids = _open_tokenizer(self.settings)
@@ -77,6 +85,7 @@ class Engine:
         )
         if self.tokenizer is not None:
             self.tokenizer.cover(self.ready.vocab_size)
+        self._grammars = self._open_grammars()
 
     def generate(
         self,
@@ -169,6 +178,8 @@ class Engine:
     def shutdown(self) -> None:
         """Ends the engine; what still runs ends with an error. May be called twice."""
         self._client.close(drain=False)
+        if self._grammars is not None:
+            self._grammars.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -229,7 +240,26 @@ class Engine:
         sampling = check_sampling(given, self._limits)
         if self.tokenizer is None and sampling.text.stop:
             raise InvalidParameter("stop needs a tokenizer, but skip_tokenizer_init is set", "stop")
+        if sampling.params.grammar is not None:
+            self._check_grammar(sampling.params.grammar, sampling.grammar_field)
         return sampling
+
+    def _open_grammars(self) -> GrammarChecker | None:
+        tokenizer, eos_ids, settings = self.tokenizer, self._limits.eos_ids, self.settings
+        if tokenizer is None or not eos_ids or settings.grammar_backend == "none":
+            return None
+        vocabulary = vocabulary_of(tokenizer, eos_ids)
+        self._client.send_all(vocabulary)
+        return open_checker(vocabulary, self._limits.vocab_size, settings)
+
+    def _check_grammar(self, grammar: Grammar, field: str) -> None:
+        if self._grammars is None:
+            raise UnsupportedParameter(
+                f"{field} needs a tokenizer and a grammar_backend, and one is turned off", field
+            )
+        compiling = self._grammars.check(grammar, field)
+        if compiling is not None:
+            compiling.result()
 
     def _start(
         self, jobs: list[Job], on_news: Callable[[int, Answer], None]

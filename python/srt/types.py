@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Literal
 
 import msgspec
 
@@ -15,6 +16,17 @@ class FinishReason(IntEnum):
     LENGTH = 2
     ABORT = 3
     ERROR = 4
+
+
+class Grammar(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What an answer must match from its first token to its last.
+
+    source: a regex over the whole answer, a JSON schema as JSON text, or EBNF (GBNF with a rule
+    `root ::=`, or llguidance's Lark with a rule `start:`). `text/grammar.py` makes and checks them.
+    """
+
+    kind: Literal["regex", "json_schema", "ebnf"]
+    source: str
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -36,3 +48,4 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     ignore_eos: bool = False
     seed: int = 0  # 64-bit; the server draws one where the client gave none
     logit_bias: tuple[tuple[int, float], ...] = ()
+    grammar: Grammar | None = None

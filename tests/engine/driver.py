@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from concurrent import futures
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,8 +45,11 @@ class Driver:
     outputs: dict[int, Output] = field(default_factory=dict)
 
     def turn(self, records: list[ToEngine]) -> None:
-        """One turn; events are filed."""
-        for record in self.engine.turn(records):
+        """One turn; events are filed. Waits a little where a grammar is all there is to do."""
+        if not records and not self.engine.is_busy:
+            held = [one.compiled for one in self.engine._grammars._held.values()]
+            futures.wait(held, 0.05, futures.FIRST_COMPLETED)
+        for record in self.engine.turn([*self.engine.own_records(), *records]):
             if isinstance(record, StepEvents):
                 self._file(record)
 
@@ -69,7 +73,7 @@ class Driver:
             due.setdefault(arrivals[i] if arrivals else 0, []).append(record)
         for turn in range(MAX_TURNS):
             self.turn(due.pop(turn, []))
-            if not due and not self.engine.is_busy:
+            if not due and self.engine.is_idle:
                 return [self.outputs[first + i] for i in range(len(prompts))]
         raise AssertionError(f"not done after {MAX_TURNS} turns")
 

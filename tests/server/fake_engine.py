@@ -30,6 +30,7 @@ from srt.channel import (
     SeqLogprobs,
     StepEvents,
     ToEngine,
+    Vocabulary,
     decode_to_engine,
 )
 from srt.types import FinishReason
@@ -80,6 +81,7 @@ class FakeEngine:
     is_silent: bool = False
     refuses_calls: str = ""  # what it says to calls that it cannot do
     aborted: set[int] = field(default_factory=set)
+    vocabularies: list[Vocabulary] = field(default_factory=list)
     finished: set[int] = field(default_factory=set)
     living: dict[int, _Living] = field(default_factory=dict)
 
@@ -181,6 +183,10 @@ class FakeEngine:
             self.aborted.update(record.seq_ids)
             for seq_id in record.seq_ids:
                 self.living.pop(seq_id, None)
+        elif isinstance(record, Vocabulary):
+            self.vocabularies.append(record)
+        elif not isinstance(record, Call):
+            raise AssertionError(f"{record} is between engine ranks")
         elif record.method == "shutdown":
             self._closes = True
         else:

@@ -15,6 +15,11 @@ from server.running import Running, ids_of
 
 LONG = "Hello " * 600
 USER = [{"role": "user", "content": "Hi"}]
+FORMAT = "response_format.json_schema"
+NOT = {
+    "type": "json_schema",
+    "json_schema": {"name": "x", "schema": {"properties": {"a/b": {"not": {}}}}},
+}
 
 
 def chat(**more: Any) -> dict[str, Any]:
@@ -84,7 +89,9 @@ CASES: list[tuple[str, Any, int, str | None, str]] = [
     (G, sampled(n=10**6), 400, "sampling_params.n", "at most 128"),
     (G, sampled(stop=[""]), 400, "sampling_params.stop", "empty"),
     (G, sampled(stop_token_ids=[99999]), 400, "sampling_params.stop_token_ids", "below 512"),
-    (G, sampled(regex="a+"), 400, "sampling_params.regex", "not supported"),
+    (G, sampled(regex="a("), 400, "sampling_params.regex", "unclosed group"),
+    (G, sampled(regex="a", ebnf="b"), 400, "sampling_params.ebnf", "give one"),
+    (G, sampled(json_schema="{"), 400, "sampling_params.json_schema", "not valid JSON"),
     (G, sampled(logit_bias={"a": 1}), 400, "sampling_params.logit_bias", "token ids"),
     (G, generate(image_data="x.png"), 400, "image_data", "images are not served"),
     (G, generate(lora_path="x"), 400, "lora_path", "LoRA"),
@@ -116,7 +123,9 @@ CASES: list[tuple[str, Any, int, str | None, str]] = [
     (C, complete(logprobs=50), 400, "logprobs", "at most 20"),
     (C, complete(stream_options={"include_usage": True}), 400, "stream_options", "with stream"),
     (C, complete(stop=[1]), 400, "stop[0]", "expected"),
-    (C, complete(json_schema="{}"), 400, "json_schema", "constrained"),
+    (C, complete(json_schema=5), 400, "json_schema", "expected"),
+    (C, complete(ebnf="root ::= x"), 400, "ebnf", "'x' not found"),
+    (C, complete(structural_tag={"a": 1}), 400, "structural_tag", "not supported"),
     (CC, {"model": "tiny"}, 400, "messages", "messages is required"),
     (CC, chat(messages=[]), 400, "messages", "at least one"),
     (CC, chat(messages="hi"), 400, "messages", "expected"),
@@ -168,7 +177,11 @@ CASES: list[tuple[str, Any, int, str | None, str]] = [
         "messages[0].content",
         "required",
     ),
-    (CC, chat(response_format={"type": "json_object"}), 400, "response_format", "json_object"),
+    (CC, chat(response_format={"type": "xml"}), 400, "response_format.type", "xml"),
+    (CC, chat(response_format={"type": "json_schema"}), 400, FORMAT, "goes with the type"),
+    (CC, chat(response_format=NOT), 400, f"{FORMAT}.schema", "#/properties/a~1b/not: the keyword"),
+    (CC, chat(guided_choice=[]), 400, "guided_choice", "it must have 1 to 1024"),
+    (CC, chat(structured_outputs={"json": {}, "regex": "a"}), 400, None, "both say"),
     (CC, chat(top_logprobs=2), 400, "top_logprobs", "needs logprobs"),
     (CC, chat(logprobs=True, top_logprobs=21), 400, "top_logprobs", "at most 20"),
     (CC, chat(max_tokens=5, max_completion_tokens=5), 400, "max_tokens", "give one"),
@@ -224,9 +237,26 @@ def test_unknown_paths_and_methods_have_the_same_shape(server: Running) -> None:
 FIELDS = {
     G: "text input_ids sampling_params rid return_logprob logprob_start_len stream",
     C: "prompt model max_tokens n stop echo logprobs best_of logit_bias stream_options",
-    CC: "messages model max_tokens n stop logprobs top_logprobs response_format tools",
+    CC: "messages model max_tokens n stop logprobs top_logprobs response_format tools regex",
 }
-VALUES = [None, True, -1, 0, 1, 2**70, 1.5, "", "a", [], [1], ["a"], [[1]], {}, {"a": 1}, [None]]
+VALUES: list[Any] = [
+    None,
+    True,
+    -1,
+    0,
+    1,
+    2**70,
+    1.5,
+    "",
+    "a",
+    [],
+    [1],
+    ["a"],
+    [[1]],
+    {},
+    {"a": 1},
+    [None],
+]
 
 
 def test_random_bodies_never_reach_500(server: Running) -> None:

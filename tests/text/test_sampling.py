@@ -8,6 +8,7 @@ import pytest
 
 from srt.errors import ContextLengthExceeded, InvalidParameter, RequestError, UnsupportedParameter
 from srt.text.sampling import Limits, Sampling, SamplingFields, check_sampling
+from srt.types import Grammar
 
 LIMITS = Limits(vocab_size=100, max_seq_len=64, max_total_tokens=1000, eos_ids=(2,))
 
@@ -70,10 +71,51 @@ def test_a_wrong_value_is_named(fields: dict[str, Any], said: str) -> None:
     assert caught.value.param is not None
 
 
-@pytest.mark.parametrize("field", ["regex", "json_schema"])
-def test_constraints_are_refused_not_ignored(field: str) -> None:
-    with pytest.raises(UnsupportedParameter, match=field):
-        check(**{field: "a"})
+@pytest.mark.parametrize(
+    ("fields", "grammar"),
+    [
+        ({"regex": "a+"}, Grammar("regex", "a+")),
+        ({"ebnf": 'root ::= "a"'}, Grammar("ebnf", 'root ::= "a"')),
+        ({"json_schema": '{"type": "null"}'}, Grammar("json_schema", '{"type":"null"}')),
+        ({"json_schema": {"type": "null"}}, Grammar("json_schema", '{"type":"null"}')),
+        ({"json_schema": True}, Grammar("json_schema", "{}")),
+    ],
+)
+def test_grammars(fields: dict[str, Any], grammar: Grammar) -> None:
+    checked = check(**fields)
+    assert checked.params.grammar == grammar
+    assert checked.grammar_field == next(iter(fields))
+
+
+def test_an_answer_with_a_grammar_ends_by_an_end_token_even_with_ignore_eos() -> None:
+    params = check(regex="a+", ignore_eos=True, stop_token_ids=[7]).params
+    assert params.ignore_eos
+    assert params.stop_token_ids == (7, *LIMITS.eos_ids)
+    endless = Limits(100, 64, 64, ())
+    with pytest.raises(UnsupportedParameter, match="no token that ends an answer"):
+        check_sampling(SamplingFields(regex="a+"), endless)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"regex": "a", "ebnf": "start: A"}, "regex and ebnf both say"),
+        ({"regex": ""}, "regex is empty"),
+        ({"ebnf": "  "}, "ebnf is empty"),
+        ({"regex": "a" * 20_000}, "regex has 20000 bytes; it must have at most 16384"),
+        ({"json_schema": "{"}, "json_schema is not valid JSON"),
+        ({"json_schema": "[1]"}, "json_schema is list; a JSON schema is an object or a boolean"),
+        ({"json_schema": False}, "json_schema is false"),
+        ({"json_schema": "[" * 200_000}, "json_schema is not valid JSON"),
+        ({"json_schema": {"x-guidance": {}}}, "json_schema sets x-guidance"),
+        ({"json_schema": {"title": "a" * 300_000}}, "it must have at most 262144"),
+    ],
+)
+def test_a_wrong_grammar_is_named(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        check(**fields)
+    assert said in caught.value.message
+    assert caught.value.param in fields
 
 
 def test_names_are_the_clients() -> None:

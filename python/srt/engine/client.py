@@ -111,6 +111,12 @@ class EngineClient:
         """An embedded sequence's vector, once, when its sink has been told of its end."""
         return self._vectors.pop(seq_id)
 
+    def send_all(self, record: ToEngine) -> None:
+        """Gives a record that is not answered to every copy."""
+        with self._lock:
+            for copy in range(len(self._out)):
+                self._send(copy, record)
+
     def abort(self, seq_ids: Sequence[int]) -> None:
         """Asks for sequences' ends; their terminal events still come. Ended ones are fine."""
         with self._lock:

@@ -24,11 +24,14 @@ from srt.channel import (
     EngineStats,
     FromEngine,
     GenerateRequest,
+    GrammarVerdict,
     StepEvents,
     ToEngine,
+    Vocabulary,
 )
 from srt.config import Settings
 from srt.core import native
+from srt.engine.grammar import GrammarBook
 from srt.engine.logprobs import LogprobBook, StepLogprobs
 from srt.engine.pooling import VectorBook
 from srt.engine.profile import Profile
@@ -36,6 +39,7 @@ from srt.engine.report import Reporter, explain
 from srt.engine.startup import Rank
 from srt.engine.step import StepShape
 from srt.engine.update import UpdateRefused, WeightUpdater
+from srt.grammar_compiler import GrammarError
 from srt.types import FinishReason
 
 log = logging.getLogger("srt.engine")
@@ -61,17 +65,35 @@ class Engine:
         self._book = LogprobBook()
         self._drain: Call | None = None
         self._num_stuck = 0
-        self._errors: dict[int, str] = {}
         self._vectors = VectorBook()
         self._updater = WeightUpdater(settings, rank)
         self._update: Call | None = None
         self._held: list[ToEngine] = []  # sequences that came during an update
+        self._endings: dict[int, tuple[FinishReason, str]] = {}  # of what never ran, or must not
+        self._grammars = GrammarBook(
+            rank.config.vocab_size,
+            settings.constrained_json_whitespace_pattern,
+            settings.grammar_timeout,
+            settings.dp_size * max(1, settings.tp_size // settings.nnodes),
+        )
         self.reporter = Reporter(rank.scheduler, settings.decode_log_interval, quiet=tp_rank != 0)
 
     @property
     def is_busy(self) -> bool:
         """Whether a turn without records has anything to do."""
-        return bool(self._living or self._plans or self._update or self._errors)
+        return bool(self._living or self._plans or self._update or self._endings)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing runs, waits or has a grammar compiled."""
+        return not (self.is_busy or self._grammars.num_held)
+
+    def own_records(self) -> list[ToEngine]:
+        """What rank 0 decides for the next turn of every rank."""
+        if self._update is not None:
+            return []  # nobody starts during an update
+        verdict = self._grammars.verdict()
+        return [] if verdict is None else [verdict]
 
     def turn(self, records: list[ToEngine]) -> list[FromEngine]:
         """Takes `records` in, launches at most one step, commits at most one.
@@ -85,6 +107,9 @@ class Engine:
             self._take(record, out)
         launched = self._launch()
         logprobs = self._commit(keep=self._depth if launched else 0)
+        for seq_id, why in self._grammars.take_failures().items():
+            self._endings[seq_id] = FinishReason.ERROR, f"the grammar cannot be followed: {why}"
+            self.scheduler.abort(seq_id)
         events = self._events(logprobs)
         if events is not None:
             out.append(events)
@@ -99,13 +124,14 @@ class Engine:
         """The core has no clock; what it traces from here on happens now."""
         self.scheduler.tell_time(time.monotonic_ns() // 1000)
 
-    def heartbeat(self) -> EngineStats:
-        """A heartbeat for idle times."""
-        return self.reporter.heartbeat()
+    def heartbeat_if_due(self) -> EngineStats | None:
+        """A heartbeat for times without turns."""
+        return self.reporter.heartbeat_if_due()
 
     def close(self) -> None:
         """Waits for the device and lets go of it."""
         self.worker.close()
+        self._grammars.close()
 
     def _take(self, record: ToEngine, out: list[FromEngine]) -> None:
         if self._update is not None and not isinstance(record, Call):
@@ -118,22 +144,56 @@ class Engine:
             self._add_embed(record)
         elif isinstance(record, AbortRequest):
             for seq_id in record.seq_ids:
-                self.scheduler.abort(seq_id)
+                self._abort(seq_id)
+        elif isinstance(record, Vocabulary):
+            self._grammars.learn(record)
+        elif isinstance(record, GrammarVerdict):
+            self._take_verdict(record)
         else:
             self._call(record, out)
 
+    def _abort(self, seq_id: int) -> None:
+        if self._grammars.drop_held(seq_id):
+            self._endings[seq_id] = FinishReason.ABORT, ""
+        else:
+            self.scheduler.abort(seq_id)
+
+    def _take_verdict(self, verdict: GrammarVerdict) -> None:
+        for seq_id in verdict.ready:
+            try:
+                request = self._grammars.start(seq_id)
+            except GrammarError as e:
+                self._endings[seq_id] = FinishReason.ERROR, str(e)
+            else:
+                if request is not None:
+                    self._schedule(request)
+        for seq_id in verdict.late:
+            if self._grammars.drop_held(seq_id):
+                self._endings[seq_id] = FinishReason.ERROR, "the grammar was not compiled in time"
+
     def _add(self, request: GenerateRequest) -> None:
+        if self._drain is not None:
+            self._endings[request.seq_id] = FinishReason.ERROR, "the server is shutting down"
+        elif not self._rank.is_generation:
+            self._endings[request.seq_id] = FinishReason.ERROR, NO_GENERATION
+        elif request.sampling.grammar is None:
+            self._schedule(request)
+        else:
+            try:
+                self._grammars.hold(request)
+            except GrammarError as e:
+                self._endings[request.seq_id] = FinishReason.ERROR, str(e)
+
+    def _schedule(self, request: GenerateRequest) -> None:
+        """Gives a sequence to the scheduler; `min_new_tokens` of a grammar's is the book's."""
         seq_id, sampling = request.seq_id, request.sampling
-        if self._drain is not None or not self._rank.is_generation:
-            is_done = self._drain is not None
-            self._errors[seq_id] = "the server is shutting down" if is_done else NO_GENERATION
-            return
+        is_bound = sampling.grammar is not None
         try:
             self.scheduler.add(
                 seq_id,
                 request.input_ids,
                 max_new_tokens=sampling.max_new_tokens,
-                min_new_tokens=sampling.min_new_tokens,
+                min_new_tokens=0 if is_bound else sampling.min_new_tokens,
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
                 top_k=sampling.top_k,
@@ -149,9 +209,11 @@ class Engine:
                 top_logprobs=request.top_logprobs,
                 priority=request.priority,
                 namespace=request.namespace,
+                sync=is_bound,
             )
         except (ValueError, TypeError) as e:
-            self._errors[seq_id] = str(e)
+            self._grammars.forget(seq_id)
+            self._endings[seq_id] = FinishReason.ERROR, str(e)
             return
         self._living.add(seq_id)
         if request.return_logprob or request.logprob_start >= 0:
@@ -164,7 +226,7 @@ class Engine:
         if self._drain is not None:
             refusal = "the server is shutting down"
         if refusal:
-            self._errors[seq_id] = refusal
+            self._endings[seq_id] = FinishReason.ERROR, refusal
             return
         try:
             self.scheduler.add(
@@ -176,7 +238,7 @@ class Engine:
                 namespace=request.namespace,
             )
         except (ValueError, TypeError) as e:
-            self._errors[seq_id] = str(e)
+            self._endings[seq_id] = FinishReason.ERROR, str(e)
             return
         self._living.add(seq_id)
         self._vectors.open(seq_id)
@@ -185,7 +247,8 @@ class Engine:
         """Plans and launches a step; False if nothing can run now."""
         plan = self.scheduler.schedule(self.worker.message) if self._living else None
         if plan is not None:
-            self.worker.launch(StepShape.of(plan))
+            ids = plan.sample_seq_ids.tolist() if plan.num_masked else []
+            self.worker.launch(StepShape.of(plan), self._grammars.filler(ids) if ids else None)
             self._plans.append(plan)
             self.reporter.on_plan(plan)
             self._num_stuck = 0
@@ -204,6 +267,8 @@ class Engine:
         result = self.worker.result()
         self._tell_time()
         self.scheduler.commit(plan.step, result.tokens)
+        if plan.num_masked:
+            self._grammars.commit(plan.sample_seq_ids.tolist(), result.tokens.tolist())
         self.reporter.on_tokens(plan.num_samples)
         if result.pooled is not None:
             self._vectors.take_in(plan, result.pooled)
@@ -217,8 +282,8 @@ class Engine:
         seq_ids, finish = news.seq_ids.tolist(), news.finish.tolist()
         tokens, cached = news.tokens.tolist(), news.cached_tokens
         queued = news.queued_us
-        errors, self._errors = self._errors, {}
-        if not seq_ids and not errors:
+        endings, self._endings = self._endings, {}
+        if not seq_ids and not endings:
             return None
         kept = {}
         if self._book:
@@ -228,13 +293,18 @@ class Engine:
                     is_first = bool(cached[i] >= 0)
                     kept[seq_id] = self._book.take(seq_id, samples[i], logprobs, is_first=is_first)
         vectors = self._vectors.collect(seq_ids, finish)
+        errors = {i: why for i, (how, why) in endings.items() if how == FinishReason.ERROR}
         for i in np.flatnonzero(news.finish).tolist():
-            self._living.discard(seq_ids[i])
-            self._book.close(seq_ids[i])
+            seq_id = seq_ids[i]
+            self._living.discard(seq_id)
+            self._book.close(seq_id)
+            self._grammars.forget(seq_id)
+            if seq_id in endings:  # its grammar failed: the scheduler only knows of an abort
+                finish[i] = int(endings.pop(seq_id)[0])
         return StepEvents(
-            seq_ids=seq_ids + list(errors),
-            tokens=tokens + [-1] * len(errors),
-            finish=finish + [int(FinishReason.ERROR)] * len(errors),
+            seq_ids=seq_ids + list(endings),
+            tokens=tokens + [-1] * len(endings),
+            finish=finish + [int(how) for how, _ in endings.values()],
             cached_tokens={seq_ids[i]: int(cached[i]) for i in np.flatnonzero(cached >= 0)},
             queued_us={seq_ids[i]: int(queued[i]) for i in np.flatnonzero(queued >= 0)},
             logprobs=kept,
@@ -246,8 +316,8 @@ class Engine:
         if call.method == "shutdown":
             self._drain = call
             if not msgspec.msgpack.decode(call.args.get("drain", b"\xc2"), type=bool):
-                for seq_id in sorted(self._living):
-                    self.scheduler.abort(seq_id)
+                for seq_id in [*self._grammars.held_ids(), *sorted(self._living)]:
+                    self._abort(seq_id)
             return
         if call.method == "update_weights" and self._update is None:
             self._update = call
@@ -320,7 +390,7 @@ class Engine:
 
     def _finish_drain(self, out: list[FromEngine]) -> None:
         """Answers a shutdown once nothing lives."""
-        if self._drain is None or self.is_busy:
+        if self._drain is None or not self.is_idle:
             return
         if self._drain.call_id != INTERNAL_CALL:
             out.append(CallResult(call_id=self._drain.call_id, ok=True))

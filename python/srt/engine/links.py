@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -14,13 +15,20 @@ from srt.engine.engine import INTERNAL_CALL
 log = logging.getLogger("srt.engine")
 
 IDLE_WAIT_MS = 500  # an idle engine wakes so often, to send a heartbeat
+HOLD_WAIT_MS = 2  # an engine that has nothing to do but compile a grammar
 
 
 class Link(Protocol):
     """One rank's way to the records and, on rank 0, back to the server."""
 
-    def receive(self, *, is_busy: bool) -> list[ToEngine] | None:
-        """The records of the next turn; None if there is no turn to do now."""
+    def receive(
+        self, *, is_busy: bool, own: Sequence[ToEngine] = (), wait_ms: int = IDLE_WAIT_MS
+    ) -> list[ToEngine] | None:
+        """The records of the next turn; None if there is no turn to do now.
+
+        own: what rank 0 itself gives every rank. wait_ms: how long to wait for a record if there
+        is nothing else to do.
+        """
 
     def send(self, record: FromEngine) -> None:
         """Sends to the server (other ranks than 0: nothing)."""
@@ -41,9 +49,12 @@ class LeaderLink:
         self._followers = [_bound(self._context, address) for address in follower_addresses]
         self._stop_requested = False
 
-    def receive(self, *, is_busy: bool) -> list[ToEngine] | None:
+    def receive(
+        self, *, is_busy: bool, own: Sequence[ToEngine] = (), wait_ms: int = IDLE_WAIT_MS
+    ) -> list[ToEngine] | None:
         """See Link. Each turn sends every follower one message, so that all do the same turns."""
-        frames = self._end.receive(0 if is_busy else IDLE_WAIT_MS)
+        frames = [encode(record) for record in own]
+        frames += self._end.receive(0 if is_busy or own else wait_ms)
         if self._stop_requested:
             self._stop_requested = False
             frames.append(encode(Call(call_id=INTERNAL_CALL, method="shutdown")))
@@ -76,7 +87,13 @@ class FollowerLink:
         self._in.set_hwm(0)
         self._in.connect(address)
 
-    def receive(self, *, is_busy: bool) -> list[ToEngine] | None:  # noqa: ARG002
+    def receive(
+        self,
+        *,
+        is_busy: bool,  # noqa: ARG002
+        own: Sequence[ToEngine] = (),  # noqa: ARG002
+        wait_ms: int = IDLE_WAIT_MS,  # noqa: ARG002
+    ) -> list[ToEngine] | None:
         """See Link. Blocks until rank 0 does a turn."""
         return _decode_all([frame for frame in self._in.recv_multipart() if frame])
 

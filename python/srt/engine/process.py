@@ -25,7 +25,7 @@ from srt.channel import EngineFailed, EngineReady, encode
 from srt.config import Settings, settings_from_json, settings_json
 from srt.core import native
 from srt.engine.engine import Engine
-from srt.engine.links import FollowerLink, LeaderLink, Link
+from srt.engine.links import HOLD_WAIT_MS, IDLE_WAIT_MS, FollowerLink, LeaderLink, Link
 from srt.engine.place import Place, device_index, first_place, follower_address, local_ranks
 from srt.engine.startup import Rank, resolve_device, start_rank, use_device
 from srt.errors import ConfigError, LoadError
@@ -106,9 +106,13 @@ def serve(settings: Settings, place: Place, link: Link) -> None:
     gc.collect()
     gc.freeze()  # nothing made so far is garbage: later collections need not look at it
     while not engine.is_done:
-        records = link.receive(is_busy=engine.is_busy)
+        own = engine.own_records()
+        wait_ms = IDLE_WAIT_MS if engine.is_idle else HOLD_WAIT_MS
+        records = link.receive(is_busy=engine.is_busy, own=own, wait_ms=wait_ms)
         if records is None:
-            link.send(engine.heartbeat())
+            stats = engine.heartbeat_if_due()
+            if stats is not None:
+                link.send(stats)
             continue
         for record in engine.turn(records):
             link.send(record)

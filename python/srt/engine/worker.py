@@ -17,6 +17,7 @@ from srt import ops
 from srt.batch import ForwardBatch, KvPool, StepBuffers
 from srt.engine.cpu_tape import DecodeTapes
 from srt.engine.decode_plan import DecodePlanner
+from srt.engine.grammar import Masks, mask_words
 from srt.engine.graph import DecodeGraphs, StepOutput
 from srt.engine.logprobs import StepLogprobs, compute_logprobs
 from srt.engine.pooling import Pooler
@@ -24,7 +25,9 @@ from srt.engine.step import ANY_FLAGS, TOTAL_WORDS, StepShape
 from srt.models.decoder import Decoder
 from srt.ops import message as msg
 
-NUM_IN_FLIGHT = 2  # steps: arenas and result buffers come in as many copies
+NUM_IN_FLIGHT = 2  # steps: arenas, masks and result buffers come in as many copies
+FillMasks = Callable[[Masks], int]  # writes rows of the bitmask; returns how many
+GetMasks = Callable[[], Tensor]  # the step's bitmask on the device, when it must be there
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +125,16 @@ class Worker:
             torch.zeros(limits.max_running, dtype=torch.int32, pin_memory=pinned)
             for _ in range(NUM_IN_FLIGHT)
         ]
+        self._masks = [
+            torch.zeros(
+                limits.max_running,
+                mask_words(model.config.vocab_size),
+                dtype=torch.int32,
+                pin_memory=pinned,
+            )
+            for _ in range(NUM_IN_FLIGHT)
+        ]
+        self._device_masks = torch.zeros_like(self._masks[0], device=self._device)
         self._turn = 0
         self.graphs: DecodeGraphs | None = None
         self.tapes: DecodeTapes | None = None
@@ -140,15 +153,30 @@ class Worker:
         """The arena into which the next step must be planned."""
         return self._messages[self._turn]
 
-    def launch(self, shape: StepShape) -> None:
-        """Starts the step that `message` holds. At most NUM_IN_FLIGHT steps may be in flight."""
+    def launch(self, shape: StepShape, fill_masks: FillMasks | None = None) -> None:
+        """Starts the step that `message` holds. At most NUM_IN_FLIGHT steps may be in flight.
+
+        Args:
+            fill_masks: writes the grammar bitmask of each masked sample; called here, on this
+                thread, while the device (or the forward thread) is at work on the step.
+        """
         turn = self._turn
         self._turn = (turn + 1) % NUM_IN_FLIGHT
-        if self._thread is not None:
-            self._in_flight.append(self._thread.submit(self._run_on_host, shape, turn))
-        else:
-            self._in_flight.append(self._run_on_device(shape, turn))
+        if self._thread is None:
+            self._in_flight.append(self._run_on_device(shape, turn, fill_masks))
             self._events[turn].record()
+            return
+        if fill_masks is None:
+            self._in_flight.append(self._thread.submit(self._run_on_host, shape, turn, None))
+            return
+        filled: Future[Tensor] = Future()
+        self._in_flight.append(self._thread.submit(self._run_on_host, shape, turn, filled.result))
+        try:
+            fill_masks(self._masks[turn].numpy())
+        except BaseException as e:
+            filled.set_exception(e)  # or the forward thread waits for ever
+            raise
+        filled.set_result(self._masks[turn])
 
     def result(self) -> StepResult:
         """Waits for the oldest step in flight. Raises what its forward raised.
@@ -182,33 +210,46 @@ class Worker:
             torch.cuda.synchronize(self._device)
 
     @torch.inference_mode()
-    def _run_on_host(self, shape: StepShape, turn: int) -> StepResult:
+    def _run_on_host(self, shape: StepShape, turn: int, masks: GetMasks | None) -> StepResult:
         self._message = self._messages[turn]
-        output, logprobs = self._run(shape)
+        output, logprobs = self._run(shape, masks)
         tokens = self._tokens[turn][: shape.num_samples]
         if output.tokens is not None:
             tokens.copy_(output.tokens)
         return StepResult(tokens, logprobs, output.pooled)
 
     @torch.inference_mode()
-    def _run_on_device(self, shape: StepShape, turn: int) -> StepResult:
+    def _run_on_device(
+        self, shape: StepShape, turn: int, fill_masks: FillMasks | None
+    ) -> StepResult:
+        def masks() -> Tensor:
+            """Called when the forward is launched: the host works while the device does."""
+            assert fill_masks is not None
+            rows = fill_masks(self._masks[turn].numpy())
+            self._device_masks[:rows].copy_(self._masks[turn][:rows], non_blocking=True)
+            return self._device_masks
+
         host, num_bytes = self._messages[turn], shape.num_bytes
         if self._planner is not None:
             num_bytes = self._planner.plan(host)
         words = num_bytes // 4
         self._message[:words].copy_(host[:words], non_blocking=True)
-        output, logprobs = self._run(shape)
+        output, logprobs = self._run(shape, masks if fill_masks is not None else None)
         tokens = self._tokens[turn][: shape.num_samples]
         if output.tokens is not None:
             tokens.copy_(output.tokens[: shape.num_samples], non_blocking=True)
         return StepResult(tokens, logprobs, output.pooled)
 
-    def _run(self, shape: StepShape) -> tuple[StepOutput, StepLogprobs | None]:
+    def _run(
+        self, shape: StepShape, masks: GetMasks | None
+    ) -> tuple[StepOutput, StepLogprobs | None]:
         """The step whose message lies on the device: a graph if one fits, else launch by launch."""
         size = self.graphs.padded(shape.num_seqs) if self.graphs and shape.is_decode else None
         if self.graphs is None or size is None:
-            return self._run_eager(shape)
+            return self._run_eager(shape, masks)
         output = self.graphs.replay(size)
+        if masks is not None:
+            output = self._sample_again(shape, output, masks)
         if not shape.flags & msg.FLAG_LOGPROBS:
             return output, None
         assert output.tokens is not None
@@ -216,11 +257,22 @@ class Worker:
         logits, tokens = output.logits[: shape.num_samples], output.tokens[: shape.num_samples]
         return output, compute_logprobs(self.model, shape, self.state.buffers, logits, tokens, None)
 
-    def _run_eager(self, shape: StepShape) -> tuple[StepOutput, StepLogprobs | None]:
+    def _sample_again(self, shape: StepShape, output: StepOutput, masks: GetMasks) -> StepOutput:
+        """After a graph, which cannot wait for masks: draws all rows anew, now with their masks.
+
+        A row without a mask draws the same token again, for what it draws depends on it alone.
+        """
+        assert output.logits is not None
+        logits = output.logits[: shape.num_samples]
+        return StepOutput(self._sample(logits, shape.flags, masks()), output.logits)
+
+    def _run_eager(
+        self, shape: StepShape, masks: GetMasks | None
+    ) -> tuple[StepOutput, StepLogprobs | None]:
         buffers = self.state.buffers
         self._prepare(shape.num_seqs, shape.num_tokens)
         if self.tapes is not None and shape.is_decode:
-            return self._run_taped(self.tapes, shape)
+            return self._run_taped(self.tapes, shape, masks)
         batch = self._batch(shape)
         hidden = self.model(batch)
         logits = tokens = None
@@ -229,7 +281,7 @@ class Worker:
             if not shape.is_decode:
                 rows = hidden.index_select(0, buffers.logit_idx[: shape.num_samples])
             logits = self.model.compute_logits(rows)
-            tokens = self._sample(logits, shape.flags)
+            tokens = self._sample(logits, shape.flags, masks() if masks is not None else None)
         logprobs = None
         if shape.flags & msg.FLAG_LOGPROBS or shape.num_logits > shape.num_samples:
             logprobs = compute_logprobs(self.model, shape, buffers, logits, tokens, hidden)
@@ -239,13 +291,13 @@ class Worker:
         return StepOutput(tokens, logits, pooled), logprobs
 
     def _run_taped(
-        self, tapes: DecodeTapes, shape: StepShape
+        self, tapes: DecodeTapes, shape: StepShape, masks: GetMasks | None
     ) -> tuple[StepOutput, StepLogprobs | None]:
         def forward() -> Tensor:
             return self.model.compute_logits(self.model(self._batch(shape)))
 
         logits = tapes.logits(shape.num_seqs, forward)
-        tokens = self._sample(logits, shape.flags)
+        tokens = self._sample(logits, shape.flags, masks() if masks is not None else None)
         if not shape.flags & msg.FLAG_LOGPROBS:
             return StepOutput(tokens, logits), None
         buffers = self.state.buffers
@@ -267,7 +319,7 @@ class Worker:
             max_seq_len=self.limits.max_seq_len,
         )
         logits = self.model.compute_logits(self.model(self._batch(shape)))
-        return StepOutput(self._sample(logits, ANY_FLAGS), logits)
+        return StepOutput(self._sample(logits, ANY_FLAGS, None), logits)
 
     def write_empty_message(self) -> None:
         """Puts a step of no sequences on the device: in a padded step every row is padding."""
@@ -319,7 +371,7 @@ class Worker:
             attn_workspace=planner.workspace if planner is not None else None,
         )
 
-    def _sample(self, logits: Tensor, flags: int) -> Tensor:
+    def _sample(self, logits: Tensor, flags: int, masks: Tensor | None) -> Tensor:
         state = self.state
         return ops.sample(
             logits,
@@ -330,6 +382,7 @@ class Worker:
             state.last_tokens,
             page_size=self.limits.page_size,
             flags=flags,
+            bitmask=masks,
         )
 
 

@@ -177,6 +177,11 @@ class EngineClient:
             return record_of(request_id, _of_request(living[0]), 0.0)
         return self.book.find(request_id)
 
+    def send_all(self, record: ToEngine) -> None:
+        """Give a record that is not answered to every engine."""
+        for engine in self.engines:
+            self._send(engine, record)
+
     def cancel(self, sequences: Iterable[Sequence], error: RequestError | None = None) -> int:
         """End those that still run, at once: with ABORT, or with `error`. Returns how many."""
         running = [s for s in sequences if not s.finish and s.seq_id >= 0]

@@ -21,6 +21,7 @@ from srt.server.observe import observing
 from srt.server.service import Service
 from srt.text.chat import ChatFormat, choose_format
 from srt.text.checkpoint_files import model_eos_ids
+from srt.text.grammar_checker import GrammarChecker, open_checker, vocabulary_of
 from srt.text.reply import ReplyFormat, choose_reply_format
 from srt.text.sampling import Limits
 from srt.text.tokenizer import Tokenizer, load_tokenizer
@@ -59,9 +60,22 @@ class TextRoom:
             max_total_tokens=ready.max_total_tokens,
             eos_ids=tuple(i for i in self._eos_ids if i < ready.vocab_size),
         )
-        return Service(
+        service = Service(
             self._settings, client, ready, limits, self.tokenizer, self.chat, self._reply
         )
+        service.grammars = _open_grammars(service)
+        return service
+
+
+def _open_grammars(service: Service) -> GrammarChecker | None:
+    """What compiles grammars first; the engines are told the vocabulary."""
+    tokenizer, eos_ids, settings = service.tokenizer, service.limits.eos_ids, service.settings
+    is_wanted = service.ready.is_generation and settings.grammar_backend != "none"
+    if tokenizer is None or not eos_ids or not is_wanted:
+        return None
+    vocabulary = vocabulary_of(tokenizer, eos_ids)
+    service.client.send_all(vocabulary)
+    return open_checker(vocabulary, service.limits.vocab_size, settings)
 
 
 async def serve_http(
@@ -113,6 +127,8 @@ async def _serve_until(
     stopped.cancel()
     http.should_exit = True
     await serving
+    if service.grammars is not None:
+        await asyncio.to_thread(service.grammars.close)
     return 0 if service.client.death is None else 1
 
 

@@ -69,6 +69,7 @@ async def generate(service: Service, request: Request) -> Response:
     refuse_unsupported(body)
     prompts, is_batch = await read_prompts(service, body.text, body.input_ids)
     jobs = _jobs(service, body, prompts, is_batch)
+    await service.check_grammars(jobs)
     generation = service.start(jobs, stream=bool(body.stream))
     is_list = is_batch or len(generation.sequences) > 1
     answers = [

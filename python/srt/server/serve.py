@@ -23,6 +23,7 @@ from srt.server.front import TextRoom, bind, serve_http
 from srt.server.observe import check_observers
 from srt.server.service import Service
 from srt.server.workers import Workers
+from srt.text.grammar_checker import check_settings
 
 _log = logging.getLogger("srt.server")
 _WARMUP_TOKENS = 8
@@ -57,6 +58,7 @@ class Server:
         """Serve until told to stop, or until an engine dies. Raises ConfigError, LoadError."""
         settings = self._settings
         check_observers(settings)
+        check_settings(settings)
         with contextlib.ExitStack() as stack:
             listeners = bind(settings.host, settings.port, settings.http_workers)
             for listener in listeners:

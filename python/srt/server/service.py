@@ -20,9 +20,11 @@ from srt.server.batches.runner import BatchRunner
 from srt.server.engine_client import EngineClient
 from srt.server.generation import Generation, Prompt, Sequence
 from srt.text.chat import ChatFormat
+from srt.text.grammar_checker import GrammarChecker
 from srt.text.reply import ReplyFormat
 from srt.text.sampling import Limits, Sampling, check_prompt_len
 from srt.text.tokenizer import Tokenizer
+from srt.types import Grammar
 
 _log = logging.getLogger("srt.server")
 MAX_PROMPTS = 4096
@@ -44,7 +46,10 @@ class Job:
 
     def summary(self) -> str:
         """What is asked, for the log; the prompt itself is not shown."""
-        asked = msgspec.json.encode(self.sampling.params).decode()
+        params = self.sampling.params
+        if params.grammar is not None:  # its kind is enough: it may be long
+            params = msgspec.structs.replace(params, grammar=Grammar(params.grammar.kind, "…"))
+        asked = msgspec.json.encode(params).decode()
         return (
             f"{len(self.prompt.input_ids)} prompt tokens, {self.choices} choices, at most "
             f"{self.sampling.max_new_tokens} new tokens each, sampling {asked}"
@@ -62,6 +67,7 @@ class Service:
     tokenizer: Tokenizer | None
     chat: ChatFormat | None
     reply_format: ReplyFormat = field(default_factory=ReplyFormat)
+    grammars: GrammarChecker | None = None
     started: int = field(default_factory=lambda: int(time.time()))
     usual_priority: int = 0  # of requests that name none
     batches: BatchRunner = field(init=False)  # set with the routes that batches are for
@@ -116,6 +122,23 @@ class Service:
                 field_name,
             )
         return Prompt(ids, text)
+
+    async def check_grammars(self, jobs: Seq[Job]) -> None:
+        """Every grammar compiles. Raises RequestError; call it before `start`."""
+        for job in jobs:
+            grammar, field_name = job.sampling.params.grammar, job.sampling.grammar_field
+            if grammar is None:
+                continue
+            if self.grammars is None:
+                self.need_tokenizer(field_name)
+                raise UnsupportedParameter(
+                    f"{field_name} is not supported: the server was started with "
+                    "--grammar-backend none",
+                    field_name,
+                )
+            compiling = self.grammars.check(grammar, field_name)
+            if compiling is not None:
+                await asyncio.wrap_future(compiling)
 
     def check_priority(self, priority: int | None) -> int:
         """A request's priority. Raises UnsupportedParameter if the server does not honour it."""

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
 
 import msgspec
 
 from srt.errors import ContextLengthExceeded, InvalidParameter, UnsupportedParameter
-from srt.fields import doc, refused
+from srt.fields import doc
 from srt.text.detokenizer import TextOptions
-from srt.types import SamplingParams
+from srt.text.grammar import ebnf_grammar, regex_grammar, schema_grammar
+from srt.types import Grammar, SamplingParams
 
 MAX_STOP_STRINGS = 64
 MAX_STOP_CHARS = 1024
@@ -76,8 +77,14 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         dict[str, float] | None,
         doc("token ids and what is added to their logits, from -100 to 100"),
     ] = None
-    regex: Annotated[str | None, refused("constrained decoding is not available")] = None
-    json_schema: Annotated[str | None, refused("constrained decoding is not available")] = None
+    regex: Annotated[str | None, doc("the answer matches it as a whole")] = None
+    json_schema: Annotated[
+        str | dict[str, Any] | bool | None,
+        doc("the answer is a JSON document that it describes; an object, or one as text"),
+    ] = None
+    ebnf: Annotated[
+        str | None, doc("a grammar of the answer, GBNF (`root ::= …`) or Lark (`start: …`)")
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +107,7 @@ class Sampling:
     """Checked parameters of one prompt: `params` but for the length, which depends on the prompt.
 
     max_new_tokens: as asked; None: as much as fits. is_exact: asked for, so it must fit.
+    grammar_field: what the client calls the grammar in `params`.
     """
 
     params: SamplingParams
@@ -108,6 +116,26 @@ class Sampling:
     max_new_tokens: int | None
     is_exact: bool
     max_tokens_field: str
+    grammar_field: str = ""
+
+    def with_grammar(self, grammar: Grammar, field: str, limits: Limits) -> Sampling:
+        """The same, its answer bound by `grammar`; a second one is refused.
+
+        Such an answer ends by an end token of the model, even with ignore_eos: where the grammar
+        ends nothing else may follow. Raises InvalidParameter, UnsupportedParameter.
+        """
+        if self.params.grammar is not None:
+            raise InvalidParameter(
+                f"{self.grammar_field} and {field} both say what the answer must match; give one",
+                field,
+            )
+        if not limits.eos_ids:
+            raise UnsupportedParameter(
+                f"{field} is not supported: the model has no token that ends an answer", field
+            )
+        stops = tuple(dict.fromkeys((*self.params.stop_token_ids, *limits.eos_ids)))
+        params = msgspec.structs.replace(self.params, grammar=grammar, stop_token_ids=stops)
+        return replace(self, params=params, grammar_field=field)
 
     def for_prompt(self, prompt_len: int, limits: Limits) -> SamplingParams:
         """Parameters for a prompt of `prompt_len` tokens. Raises ContextLengthExceeded."""
@@ -169,7 +197,6 @@ def check_sampling(
         default_new_tokens: where max_new_tokens is not given; None: as much as fits.
     """
     checks = _Checks(given, {**(names or {})}, prefix)
-    checks.unsupported("regex", "json_schema")
     max_new = checks.integer("max_new_tokens", None, 0, None)
     min_new = checks.integer("min_new_tokens", 0, 0, max_new) or 0
     top_k = checks.integer("top_k", -1, -1, None)
@@ -200,7 +227,7 @@ def check_sampling(
         spaces_between_special_tokens=bool(given.spaces_between_special_tokens),
         no_stop_trim=bool(given.no_stop_trim),
     )
-    return Sampling(
+    sampling = Sampling(
         params=params,
         text=text,
         n=checks.integer("n", 1, 1, MAX_CHOICES) or 1,
@@ -208,6 +235,9 @@ def check_sampling(
         is_exact=max_new is not None,
         max_tokens_field=checks.name("max_new_tokens"),
     )
+    for field, grammar in checks.grammars():
+        sampling = sampling.with_grammar(grammar, field, limits)
+    return sampling
 
 
 def _greedy_below(temperature: float) -> float:
@@ -226,13 +256,15 @@ class _Checks:
     def name(self, field: str) -> str:
         return self._prefix + self._names.get(field, field)
 
-    def unsupported(self, *fields: str) -> None:
-        for field in fields:
-            if getattr(self._given, field) is not None:
-                name = self.name(field)
-                raise UnsupportedParameter(
-                    f"{name} is not supported: constrained decoding is not available", name
-                )
+    def grammars(self) -> list[tuple[str, Grammar]]:
+        """What the answer must match, by the client's name for the field."""
+        makers = (("regex", regex_grammar), ("json_schema", schema_grammar), ("ebnf", ebnf_grammar))
+        return [
+            (name, make(value, name))
+            for field, make in makers
+            if (value := getattr(self._given, field)) is not None
+            for name in (self.name(field),)
+        ]
 
     def number(
         self, field: str, default: float, low: float, high: float, *, above: bool = False

@@ -29,6 +29,11 @@ class FastBackend:
         ids: list[int] = self._fast.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 
+    def to_json(self) -> str:
+        """The tokenizer as `tokenizers.Tokenizer.from_str` reads it."""
+        text: str = self._fast.to_str()
+        return text
+
 
 class Tokenizer:
     """Encodes prompts and knows the bytes of every token."""
@@ -81,6 +86,10 @@ class Tokenizer:
         if self.vocabulary.strips_leading_space and text.startswith(" "):
             return text[1:]
         return text
+
+    def to_json(self) -> str:
+        """The tokenizer for the `tokenizers` library; empty where it is another's."""
+        return self._backend.to_json() if isinstance(self._backend, FastBackend) else ""
 
     def token_text(self, token_id: int) -> str:
         """One token as text, special tokens included."""

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from srt.channel import SeqLogprobs
-from srt.errors import InvalidParameter, NotFound, UnsupportedParameter
+from srt.errors import InvalidParameter, NotFound
 from srt.server.generation import Generation, Sequence
 from srt.server.openai.schemas import MAX_TOP_LOGPROBS, StreamOptions
 from srt.server.service import Service
@@ -48,16 +48,6 @@ def check_top_logprobs(count: int, field: str) -> int:
             f"{field} is {count}; it must be at least 0 and at most {MAX_TOP_LOGPROBS}", field
         )
     return count
-
-
-def refuse_constraint(response_format: dict[str, Any] | None) -> None:
-    """Only plain text can be asked for. Raises UnsupportedParameter."""
-    if response_format is not None and response_format.get("type") != "text":
-        raise UnsupportedParameter(
-            f"response_format of type {response_format.get('type')!r} is not supported: "
-            "constrained decoding is not available in this version",
-            "response_format",
-        )
 
 
 def finish_reason(sequence: Sequence) -> str | None:

@@ -27,9 +27,9 @@ from srt.server.openai.answer import (
     check_top_logprobs,
     finish_reason,
     matched_stop,
-    refuse_constraint,
     usage,
 )
+from srt.server.openai.constraint import constrained
 from srt.server.openai.messages import num_chars, template_message, template_tools
 from srt.server.openai.reply import ReplyTeller
 from srt.server.openai.schemas import CHAT_NAMES, ChatBody, StreamOptions, sampling_fields
@@ -50,6 +50,7 @@ async def chat_completions(service: Service, request: Request) -> Response:
     _check(service, body)
     options = check_stream_options(body.stream_options, body.stream)
     chat = await _prepare(service, body)
+    await service.check_grammars([chat.job])
     generation = service.start(
         [chat.job], stream=bool(body.stream), engine_index=_engine_of(service, body)
     )
@@ -75,7 +76,6 @@ class _Chat:
 
 def _check(service: Service, body: ChatBody) -> None:
     refuse_unsupported(body)
-    refuse_constraint(body.response_format)
     check_model(service, body.model)
     service.need_tokenizer("/v1/chat/completions")
     if body.top_logprobs is not None and not body.logprobs:
@@ -103,6 +103,7 @@ async def _prepare(service: Service, body: ChatBody) -> _Chat:
     sampling = check_sampling(
         _fields(body, made.stop), service.limits, names=_names(body), default_new_tokens=None
     )
+    sampling = constrained(sampling, body, service.limits)
     reasoning = None if body.separate_reasoning is False else service.reply_format.reasoning
     if tools is not None or reasoning is not None:
         shown = service.reply_format.shown_ids(service.tokenizer)

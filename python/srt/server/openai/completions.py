@@ -25,6 +25,7 @@ from srt.server.openai.answer import (
     matched_stop,
     usage,
 )
+from srt.server.openai.constraint import constrained
 from srt.server.openai.schemas import (
     COMPLETION_NAMES,
     CompletionBody,
@@ -51,6 +52,7 @@ async def completions(service: Service, request: Request) -> Response:
     prompts = await read_mixed_prompts(service, body.prompt, "prompt", is_answered=True)
     request_id = new_request_id("cmpl-")
     jobs = _jobs(service, body, prompts, request_id)
+    await service.check_grammars(jobs)
     generation = service.start(jobs, stream=bool(body.stream))
     answer = _Answer(service, body, generation, request_id, num_choices=jobs[0].sampling.n)
     cancel = partial(service.client.cancel, generation.sequences)
@@ -73,6 +75,7 @@ def _jobs(
         sampling = check_sampling(
             fields, service.limits, names=COMPLETION_NAMES, default_new_tokens=max_tokens
         )
+        sampling = constrained(sampling, body, service.limits)
         choices = _best_of(body, sampling)
         jobs.append(
             Job(

@@ -10,7 +10,6 @@ from srt.fields import doc, refused
 from srt.text.sampling import MAX_CHOICES, SamplingFields
 
 MAX_TOP_LOGPROBS = 20
-_NO_GRAMMAR = "constrained decoding is not available in this version"
 _NOT_KEPT = "nothing is stored here"
 # What OpenAI calls our sampling fields.
 COMPLETION_NAMES = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens"}
@@ -30,6 +29,38 @@ class StreamOptions(Closed, frozen=True, kw_only=True):
     continuous_usage_stats: Annotated[
         bool | None, doc("beyond OpenAI: token counts so far on every chunk")
     ] = None
+
+
+class JsonSchemaFormat(Closed, frozen=True, kw_only=True):
+    """`response_format.json_schema`."""
+
+    name: Annotated[str, doc("names the schema; changes nothing")]
+    schema: Annotated[
+        dict[str, Any] | bool | None, doc("the JSON schema; without it any object")
+    ] = None
+    description: Annotated[str | None, doc("for the reader; changes nothing")] = None
+    strict: Annotated[
+        bool | None, doc("changes nothing: a schema is enforced, and refused where it cannot be")
+    ] = None
+
+
+class ResponseFormat(Closed, frozen=True, kw_only=True):
+    """What kind of text the answer is."""
+
+    type: Annotated[
+        Literal["text", "json_object", "json_schema"], doc("json_object: any JSON object")
+    ]
+    json_schema: Annotated[JsonSchemaFormat | None, doc("with the type json_schema")] = None
+
+
+class StructuredOutputs(Closed, frozen=True, kw_only=True):
+    """vLLM's spelling of what the answer must match: one of these."""
+
+    choice: Annotated[list[str] | None, doc("as guided_choice")] = None
+    grammar: Annotated[str | None, doc("as ebnf")] = None
+    json: Annotated[str | dict[str, Any] | bool | None, doc("as json_schema")] = None
+    json_object: Annotated[bool | None, doc("any JSON object")] = None
+    regex: Annotated[str | None, doc("as regex")] = None
 
 
 class Common(Closed, frozen=True, kw_only=True):
@@ -54,6 +85,9 @@ class Common(Closed, frozen=True, kw_only=True):
         float | None,
         doc("taken off a logit once it stands in the answer", minimum=-2, maximum=2),
     ] = None
+    response_format: Annotated[
+        ResponseFormat | None, doc("text, any JSON object, or a JSON document of a schema")
+    ] = None
     seed: Annotated[
         int | None, doc("repeats the draws: the same seed and request give the same answer")
     ] = None
@@ -72,8 +106,20 @@ class Common(Closed, frozen=True, kw_only=True):
     ] = None
     user: Annotated[str | None, doc("names the end user; changes nothing")] = None
     # beyond OpenAI
+    ebnf: Annotated[
+        str | None, doc("a grammar of the answer, GBNF (`root ::= …`) or Lark (`start: …`)")
+    ] = None
+    guided_choice: Annotated[list[str] | None, doc("the answer is one of these texts")] = None
+    guided_grammar: Annotated[str | None, doc("vLLM's name for ebnf")] = None
+    guided_json: Annotated[
+        str | dict[str, Any] | bool | None, doc("vLLM's name for json_schema")
+    ] = None
+    guided_regex: Annotated[str | None, doc("vLLM's name for regex")] = None
     ignore_eos: Annotated[bool | None, doc("go on after the model's own end")] = None
-    json_schema: Annotated[Any, refused(_NO_GRAMMAR)] = None
+    json_schema: Annotated[
+        str | dict[str, Any] | bool | None,
+        doc("the answer is a JSON document that it describes; an object, or one as text"),
+    ] = None
     min_p: Annotated[
         float | None,
         doc("drop tokens below this share of the likeliest one", minimum=0, maximum=1),
@@ -83,7 +129,7 @@ class Common(Closed, frozen=True, kw_only=True):
     priority: Annotated[
         int | None, doc("larger runs earlier; needs --enable-priority-scheduling")
     ] = None
-    regex: Annotated[Any, refused(_NO_GRAMMAR)] = None
+    regex: Annotated[str | None, doc("the answer matches it as a whole")] = None
     repetition_penalty: Annotated[
         float | None,
         doc("divides the logits of tokens of prompt and answer", exclusiveMinimum=0, maximum=2),
@@ -95,6 +141,10 @@ class Common(Closed, frozen=True, kw_only=True):
         bool | None, doc("where special tokens are shown, set them apart by spaces")
     ] = None
     stop_token_ids: Annotated[list[int] | None, doc("token ids that end the answer")] = None
+    structural_tag: Annotated[Any, refused("give a grammar of the whole answer as ebnf")] = None
+    structured_outputs: Annotated[
+        StructuredOutputs | None, doc("vLLM's spelling of what the answer must match")
+    ] = None
     top_k: Annotated[
         int | None, doc("draw from so many likeliest tokens; -1: from all", minimum=-1)
     ] = None
@@ -220,7 +270,6 @@ class ChatBody(Common, frozen=True, kw_only=True):
         Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None,
         doc("given to the chat template; refused where the template does not know it"),
     ] = None
-    response_format: Annotated[dict[str, Any] | None, doc('`{"type": "text"}`')] = None
     safety_identifier: Annotated[str | None, doc("names the end user; changes nothing")] = None
     service_tier: Annotated[
         Literal["auto", "default"] | None, doc("there is one tier; see priority")
