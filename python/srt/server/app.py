@@ -46,6 +46,7 @@ from srt.server.openai.models import get_model, list_models
 from srt.server.openai.ranking import RerankBody, ScoreBody, rerank, score
 from srt.server.openai.schemas import ChatBody, CompletionBody
 from srt.server.openapi import describe
+from srt.server.playground import playground
 from srt.server.service import Service
 
 ServiceHandler = Callable[[Service, Request], Awaitable[Response]]
@@ -93,8 +94,6 @@ ROUTES: tuple[tuple[str, tuple[str, ...], ServiceHandler, type | None], ...] = (
 BATCH_ROUTES = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 BATCH_PRIORITY = -(2**31)  # behind everything that clients wait for
 MAX_BATCH_WIDTH = 256
-
-
 OPEN_PATHS = frozenset(("/", "/health", "/health_generate", "/ready", "/readyz"))
 
 
@@ -106,6 +105,7 @@ def create_app(service: Service) -> Starlette:
         for path, methods, handler, _ in ROUTES
     ]
     routes.append(Route("/openapi.json", guarded(_describe), methods=["GET"]))
+    routes.append(Route("/", guarded(partial(playground, service)), methods=["GET"]))
     middleware = [Middleware(NoteArrival)]
     if service.settings.cors_allow_origins:
         middleware.append(
