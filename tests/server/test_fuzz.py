@@ -86,7 +86,10 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         chat_template=TEMPLATE,
     )
     short = msgspec.structs.replace(READY, max_seq_len=300)
-    with Running(folder, short, enable_metrics=True, log_level="warning") as running:
+    storage = str(tmp_path_factory.mktemp("storage"))
+    with Running(
+        folder, short, enable_metrics=True, log_level="warning", file_storage_path=storage
+    ) as running:
         yield running
         running.wait_idle()
         assert running.generate(text="Hello", sampling_params={"max_new_tokens": 2})

@@ -285,3 +285,19 @@ def test_arguments_text_is_json(calling: Running, client: openai.OpenAI) -> None
     message = client.chat.completions.create(**asking_for(calling, CALL)).choices[0].message
     assert message.tool_calls is not None
     assert json.loads(message.tool_calls[0].function.arguments) == {"city": "日本 🎉"}
+
+
+def test_the_parsers_by_themselves(calling: Running) -> None:
+    body = {"text": f"Ok. {CALL}", "tools": TOOLS}
+    found = calling.post("/parse_function_call", **body).json()
+    assert found["normal_text"] == "Ok."
+    (call,) = found["calls"]
+    assert (call["name"], json.loads(call["parameters"])) == ("get_weather", {"city": "日本 🎉"})
+    found = calling.post("/parse_function_call", **body, tool_call_parser="llama3").json()
+    assert found["calls"] == []
+    refused = calling.post("/parse_function_call", **body, tool_call_parser="x")
+    assert refused.json()["error"]["param"] == "tool_call_parser"
+    text = "Hm.</think>Yes"
+    thoughts = calling.post("/separate_reasoning", text=text, reasoning_parser="deepseek-r1")
+    assert thoughts.json() == {"reasoning_text": "Hm.", "text": "Yes"}
+    assert calling.post("/separate_reasoning", text=text).json()["reasoning_text"] == ""

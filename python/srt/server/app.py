@@ -18,7 +18,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from srt.errors import Unauthorized
-from srt.server import control, upkeep
+from srt.server import control, parsing, upkeep
 from srt.server.answers import error_response, guarded, http_error, json_response
 from srt.server.arrival import NoteArrival
 from srt.server.batches.runner import BatchRunner
@@ -89,6 +89,8 @@ ROUTES: tuple[tuple[str, tuple[str, ...], ServiceHandler, type | None], ...] = (
     ("/abort_request", ("POST",), control.abort_request, control.AbortBody),
     ("/tokenize", ("POST",), control.tokenize, control.TokenizeBody),
     ("/detokenize", ("POST",), control.detokenize, control.DetokenizeBody),
+    ("/parse_function_call", ("POST",), parsing.parse_function_call, parsing.ParseCallBody),
+    ("/separate_reasoning", ("POST",), parsing.separate_reasoning, parsing.SeparateBody),
 )
 
 BATCH_ROUTES = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")

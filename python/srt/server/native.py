@@ -64,7 +64,7 @@ _reader = BodyReader(GenerateBody)
 
 
 async def generate(service: Service, request: Request) -> Response:
-    """The route."""
+    """Continue prompts: text or token ids in, one or many, whole or streamed."""
     body = await _reader.read(request, service.settings.max_request_bytes)
     refuse_unsupported(body)
     prompts, is_batch = await read_prompts(service, body.text, body.input_ids)

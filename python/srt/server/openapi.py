@@ -63,6 +63,8 @@ ANSWERS: Mapping[str, Any] = MappingProxyType(
         "/abort_request": native.Aborted,
         "/tokenize": native.Tokenized,
         "/detokenize": native.Detokenized,
+        "/parse_function_call": native.ParsedCalls,
+        "/separate_reasoning": native.Separated,
     }
 )
 # path -> one event of a stream
@@ -165,7 +167,7 @@ def _operation(
 ) -> dict[str, Any]:
     path = name.partition(" ")[2]
     entry: dict[str, Any] = {
-        "summary": (handler.__doc__ or "").partition("\n")[0],
+        "summary": (handler.__doc__ or "").partition("\n")[0].partition(" Raises ")[0],
         "responses": {"200": _answer(name, by_kind)},
     }
     codes = _BODY_ERRORS if body is not None else _OTHER_ERRORS

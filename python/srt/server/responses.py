@@ -151,4 +151,26 @@ class ProfileFiles(Answer, frozen=True, kw_only=True):
     files: Annotated[list[str | None], doc("of each copy's first rank")]
 
 
+class ParsedCall(Answer, frozen=True, kw_only=True):
+    """A call that was found."""
+
+    tool_index: Annotated[int, doc("which of the calls", minimum=0)]
+    name: str
+    parameters: Annotated[str, doc("a JSON object as text, as the model wrote it")]
+
+
+class ParsedCalls(Answer, frozen=True, kw_only=True):
+    """A text and the calls in it."""
+
+    normal_text: Annotated[str, doc("what is no call")]
+    calls: list[ParsedCall]
+
+
+class Separated(Answer, frozen=True, kw_only=True):
+    """A text without its thoughts."""
+
+    reasoning_text: str
+    text: str
+
+
 ServerInfo = dict[str, Any]

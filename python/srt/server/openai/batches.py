@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from srt.errors import Conflict, InvalidParameter, NotFound
-from srt.fields import doc
+from srt.fields import doc, refuse_unsupported, refused
 from srt.server.answers import json_response
 from srt.server.batches.runner import BatchRunner
 from srt.server.batches.store import FINAL, Batch, Counts
@@ -33,6 +33,7 @@ class BatchBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     metadata: Annotated[
         dict[str, str] | None, doc("at most 16 pairs that are kept with the batch")
     ] = None
+    output_expires_after: Annotated[Any, refused("what a batch wrote is kept until deleted")] = None
 
 
 _reader = BodyReader(BatchBody)
@@ -41,6 +42,7 @@ _reader = BodyReader(BatchBody)
 async def create_batch(service: Service, request: Request) -> Response:
     """Begin a batch."""
     body = await _reader.read(request, service.settings.max_request_bytes)
+    refuse_unsupported(body)
     runner = service.batches
     if body.completion_window != "24h":
         raise InvalidParameter(

@@ -45,7 +45,7 @@ _reader = BodyReader(ChatBody)
 
 
 async def chat_completions(service: Service, request: Request) -> Response:
-    """The route."""
+    """Answer a chat."""
     body = await _reader.read(request, service.settings.max_request_bytes)
     _check(service, body)
     options = check_stream_options(body.stream_options, body.stream)

@@ -43,7 +43,7 @@ _reader = BodyReader(CompletionBody)
 
 
 async def completions(service: Service, request: Request) -> Response:
-    """The route."""
+    """Continue prompts."""
     body = await _reader.read(request, service.settings.max_request_bytes)
     refuse_unsupported(body)
     check_model(service, body.model)

@@ -11,6 +11,7 @@ from srt.text.sampling import MAX_CHOICES, SamplingFields
 
 MAX_TOP_LOGPROBS = 20
 _NOT_KEPT = "nothing is stored here"
+_CACHE = "prefixes stay cached until the room is needed"
 # What OpenAI calls our sampling fields.
 COMPLETION_NAMES = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens"}
 CHAT_NAMES = {"max_new_tokens": "max_completion_tokens", "min_new_tokens": "min_tokens"}
@@ -300,7 +301,10 @@ class ChatBody(Common, frozen=True, kw_only=True):
     function_call: Annotated[Any, refused("use tool_choice")] = None
     functions: Annotated[Any, refused("use tools")] = None
     metadata: Annotated[Any, refused(_NOT_KEPT)] = None
+    moderation: Annotated[Any, refused("answers are not moderated here")] = None
     prediction: Annotated[Any, refused("predicted outputs are not available")] = None
+    prompt_cache_options: Annotated[Any, refused(_CACHE)] = None
+    prompt_cache_retention: Annotated[Any, refused(_CACHE)] = None
     store: Annotated[Any, refused(_NOT_KEPT)] = None
     verbosity: Annotated[Any, refused("ask for it in the messages")] = None
     web_search_options: Annotated[Any, refused("there is no web search here")] = None

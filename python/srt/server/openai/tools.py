@@ -27,7 +27,7 @@ class ToolUse:
 def check_tools(service: Service, body: ChatBody) -> ToolUse | None:
     """None: the answer is text alone. Raises RequestError naming the field."""
     tools = body.tools or []
-    _check_names(tools)
+    check_names(tools)
     choice = body.tool_choice
     if not tools:
         if choice not in (None, "none", "auto"):
@@ -60,9 +60,7 @@ def check_tools(service: Service, body: ChatBody) -> ToolUse | None:
             )
     return ToolUse(
         format=_format(service),
-        functions=tuple(
-            Function(tool.function.name, tool.function.parameters or {}) for tool in tools
-        ),
+        functions=functions_of(tools),
         tools=tools,
         is_parallel=body.parallel_tool_calls is not False,
     )
@@ -86,7 +84,13 @@ def _format(service: Service) -> ToolFormat:
     return found
 
 
-def _check_names(tools: list[Tool]) -> None:
+def functions_of(tools: list[Tool]) -> tuple[Function, ...]:
+    """What the parsers know of tools."""
+    return tuple(Function(t.function.name, t.function.parameters or {}) for t in tools)
+
+
+def check_names(tools: list[Tool]) -> None:
+    """Raises InvalidParameter for a name that is malformed or taken."""
     if len(tools) > MAX_TOOLS:
         raise InvalidParameter(f"tools has {len(tools)} entries; at most {MAX_TOOLS}", "tools")
     seen: set[str] = set()
