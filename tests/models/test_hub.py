@@ -1,15 +1,14 @@
-"""Where models come from, with the hub clients replaced by fakes: no test touches the network."""
+"""Local paths, the choice of files, and ModelScope; HuggingFace is in test_hub_server.py."""
 
 from __future__ import annotations
 
+import fnmatch
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import huggingface_hub
 import pytest
-from huggingface_hub.errors import OfflineModeIsEnabled
 
 from srt.errors import LoadError
 from srt.hub import HubOptions, resolve_model, wanted_files
@@ -27,6 +26,7 @@ NAMES = [
     "consolidated.safetensors",
     "pytorch_model.bin",
     "original/params.json",
+    "1_Pooling/config.json",
 ]
 
 
@@ -44,7 +44,7 @@ def test_local_paths(tmp_path: Path) -> None:
 
 def test_only_needed_files_are_wanted() -> None:
     small = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer.model"}
-    small.add("chat_template.jinja")
+    small |= {"chat_template.jinja", "1_Pooling/config.json"}
     weights = {n for n in NAMES if n.startswith("model-")}
     assert set(wanted_files(NAMES, HubOptions(), with_weights=True)) == small | weights
     assert set(wanted_files(NAMES, HubOptions(), with_weights=False)) == small
@@ -54,53 +54,42 @@ def test_only_needed_files_are_wanted() -> None:
     assert "pytorch_model.bin" in wanted_files(only_bin, HubOptions(), with_weights=True)
 
 
-@pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any, **__: Any) -> list[str]:
-        raise OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", refuse)
-
-
-@pytest.mark.usefixtures("offline")
-def test_offline_without_cache(tmp_path: Path) -> None:
-    options = HubOptions(download_dir=str(tmp_path))
-    with pytest.raises(LoadError, match="cannot be reached and org/name is not in the cache"):
-        resolve_model("org/name", options)
-
-
-@pytest.mark.usefixtures("offline")
-def test_offline_with_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path))
-    (tmp_path / "config.json").touch()
-    assert resolve_model("org/name", HubOptions(), with_weights=False) == tmp_path
-    with pytest.raises(LoadError, match="the cache has no weights of org/name"):
-        resolve_model("org/name", HubOptions())
-    (tmp_path / "model.safetensors").touch()
-    assert resolve_model("org/name", HubOptions()) == tmp_path
-
-
 def test_modelscope_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "modelscope", None)
     with pytest.raises(LoadError, match="pip install modelscope"):
         resolve_model("org/name", HubOptions(use_modelscope=True))
 
 
-def test_modelscope_skips_weights_where_none_are_needed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("there", ["model.safetensors", "pytorch_model.bin"])
+def test_modelscope_fetches_one_weight_format(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: str
 ) -> None:
     asked: list[dict[str, Any]] = []
 
     def fetch(model: str, **options: Any) -> str:
         asked.append({"model": model, **options})
+        if any(fnmatch.fnmatch(there, pattern) for pattern in options["allow_patterns"]):
+            (tmp_path / there).touch()
         return str(tmp_path)
 
-    fake = SimpleNamespace(snapshot_download=fetch)
-    monkeypatch.setitem(sys.modules, "modelscope", fake)
+    monkeypatch.setitem(sys.modules, "modelscope", SimpleNamespace(snapshot_download=fetch))
     options = HubOptions(use_modelscope=True, revision="v1", download_dir="here")
     assert resolve_model("org/name", options, with_weights=False) == tmp_path
+    assert len(asked) == 1
+    assert (asked[0]["revision"], asked[0]["cache_dir"]) == ("v1", "here")
+    assert "*.json" in asked[0]["allow_patterns"]
+    assert "*.py" not in asked[0]["allow_patterns"]
     assert resolve_model("org/name", options) == tmp_path
-    assert asked[0]["revision"] == "v1"
-    assert asked[0]["cache_dir"] == "here"
-    assert "*.safetensors" in asked[0]["ignore_patterns"]
-    assert "*.safetensors" not in asked[1]["ignore_patterns"]
+    kinds = [call["allow_patterns"] for call in asked[2:]]
+    expected = [["model*.safetensors"], ["*.safetensors"], ["pytorch_model*.bin"]]
+    assert kinds == expected[: 1 if there == "model.safetensors" else 3]
+    assert all(call["ignore_patterns"] == ["*/*"] for call in asked[2:])
+
+
+def test_modelscope_says_what_went_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch(model: str, **_: Any) -> str:
+        raise RuntimeError(f"{model} is private")
+
+    monkeypatch.setitem(sys.modules, "modelscope", SimpleNamespace(snapshot_download=fetch))
+    with pytest.raises(LoadError, match="fetched from ModelScope: org/name is private"):
+        resolve_model("org/name", HubOptions(use_modelscope=True))
