@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -138,3 +139,69 @@ def test_two_nodes_share_a_model_and_end_together(tmp_path: Path) -> None:
     assert generate(first, text="Hello", sampling_params=GREEDY)["text"] == expected
     assert first.close() == 0
     assert other.join() == 0
+
+
+def test_scores_are_next_token_probabilities(server: ServerProcess) -> None:
+    """/v1/score against the logprobs that /generate tells; a prefix is computed once."""
+    client = server.client()
+    query = "Is the sky blue? Answer yes or no: "
+    generated = generate(
+        server,
+        text=[query + "the sky is blue.", query + "it is green."],
+        sampling_params={"temperature": 0, "max_new_tokens": 1},
+        return_logprob=True,
+        top_logprobs_num=5,
+    )
+    for i, item in enumerate(("the sky is blue.", "it is green.")):
+        top = generated[i]["meta_info"]["output_top_logprobs"][0]
+        labels = [token for _, token, _ in top]
+        body = {"query": query, "items": [item], "label_token_ids": labels}
+        answer = client.post("/v1/score", json=body).json()
+        expected = [math.exp(logprob) for logprob, _, _ in top]
+        assert answer["scores"][0] == pytest.approx(expected, rel=1e-4)
+        shares = client.post("/v1/score", json={**body, "apply_softmax": True}).json()["scores"][0]
+        assert sum(shares) == pytest.approx(1.0)
+
+
+def test_a_generating_server_embeds(server: ServerProcess) -> None:
+    """As the openai client asks it, and as a reranker."""
+    texts = ["A cat sat on the mat.", "Interest rates rose again.", "The kitten lay on the rug."]
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="EMPTY") as client:
+        vectors = client.embeddings.create(model="smol", input=texts).data
+    assert [len(v.embedding) for v in vectors] == [576] * 3
+    cosine = sum(a * b for a, b in zip(vectors[0].embedding, vectors[2].embedding, strict=True))
+    ranked = (
+        server.client()
+        .post("/v1/rerank", json={"query": texts[0], "documents": texts[1:]})
+        .json()["results"]
+    )
+    scores = {r["index"]: r["relevance_score"] for r in ranked}
+    assert scores[1] == pytest.approx(cosine, abs=1e-5)
+    assert ranked[0]["relevance_score"] >= ranked[1]["relevance_score"]
+
+
+def test_weights_are_updated_in_place(server: ServerProcess, tmp_path: Path) -> None:
+    """The same weights again, and a refusal that leaves them as they are."""
+    client = server.client()
+    asked = {"text": "The capital of France is", "sampling_params": GREEDY}
+    before = generate(server, **asked)["text"]
+    write_tiny(tmp_path)
+    refused = client.post("/update_weights_from_disk", json={"model_path": str(tmp_path)})
+    assert refused.status_code == 400
+    assert "is another model than the one that runs" in refused.json()["message"]
+    model = client.get("/get_model_info").json()["model_path"]
+    updated = client.post("/update_weights_from_disk", json={"model_path": model})
+    assert updated.json() == {"success": True, "message": f"the weights of {model} are served"}
+    again = generate(server, **asked)
+    assert again["text"] == before
+    assert again["meta_info"]["cached_tokens"] == 0
+
+
+def test_a_profile_is_written(server: ServerProcess, tmp_path: Path) -> None:
+    client = server.client()
+    started = client.post("/start_profile", json={"output_dir": str(tmp_path)})
+    assert started.status_code == 200
+    assert client.post("/start_profile", json={"output_dir": str(tmp_path)}).status_code == 400
+    generate(server, text="Hello", sampling_params=GREEDY)
+    assert client.get("/stop_profile").json() == {"files": [str(tmp_path / "rank0.json")]}
+    assert "traceEvents" in (tmp_path / "rank0.json").read_text()

@@ -7,10 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 
-from server.running import Running
+from server.running import TIMEOUT_S, Running
 
 UPDATE = "/update_weights_from_disk"
 
@@ -103,3 +104,23 @@ def test_profiles_go_where_they_are_told(two: Running) -> None:
     answer = two.http.get("/stop_profile")
     assert answer.status_code == 400
     assert answer.json()["error"]["message"] == "no profile is being recorded"
+
+
+def test_http_workers_agree(model: Path) -> None:
+    """Whichever worker is asked: one update at a time, and all know what is served."""
+    with Running(model, http_workers=2, skip_warmup=True) as running:
+        running.engine.hold_calls(is_held=True)
+
+        def post() -> httpx.Response:
+            return httpx.post(running.url + UPDATE, json={"model_path": "new"}, timeout=TIMEOUT_S)
+
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(post)
+            running.engine.wait_for_calls(1)
+            later = [post() for _ in range(12)]  # over connections of their own: to either worker
+            assert [answer.status_code for answer in later] == [409] * 12
+            running.engine.hold_calls(is_held=False)
+            assert first.result(TIMEOUT_S).json()["success"] is True
+        assert len(args_of(running, 0, "update_weights")) == 1
+        told = {httpx.get(running.url + "/get_model_info").json()["model_path"] for _ in range(12)}
+        assert told == {"new"}

@@ -98,6 +98,7 @@ class EngineClient:
         self.died = asyncio.Event()
         self.death: str | None = None
         self.is_draining = False
+        self.updating_elsewhere: set[int] = set()  # HTTP workers at which weights are updated
 
     @property
     def num_living(self) -> int:
@@ -217,9 +218,17 @@ class EngineClient:
     @property
     def silence_s(self) -> float:
         """How long the quietest engine has said nothing, but for calls that take their time."""
+        if self.updating_elsewhere:
+            return 0.0
         now_s = time.monotonic()
         quiet = [now_s - e.last_heard for e in self.engines if not e.num_long_calls]
         return max(quiet, default=0.0)
+
+    def end_update_elsewhere(self, worker: int) -> None:
+        """From now on silence counts again."""
+        self.updating_elsewhere.discard(worker)
+        for engine in self.engines:
+            engine.last_heard = time.monotonic()
 
     async def _answer_metrics(self, _: None) -> Any:
         return msgspec.to_builtins(self.tally())
@@ -424,7 +433,7 @@ class EngineClient:
             await asyncio.sleep(min(1.0, self._watchdog_timeout / 4))
             for engine in self.engines:
                 silent = time.monotonic() - engine.last_heard
-                if engine.num_long_calls:
+                if engine.num_long_calls or self.updating_elsewhere:
                     continue
                 if engine.ready is not None and silent > self._watchdog_timeout:
                     self.die(f"the engine has been silent for {silent:.0f} s")

@@ -19,6 +19,7 @@ from srt.server.connection import Connection
 from srt.server.engine_client import EngineClient
 from srt.server.observe import observing
 from srt.server.service import Service
+from srt.server.upkeep import join_updates
 from srt.text.chat import ChatFormat, choose_format
 from srt.text.checkpoint_files import model_eos_ids
 from srt.text.grammar_checker import GrammarChecker, open_checker, vocabulary_of
@@ -100,6 +101,7 @@ async def serve_http(
         ssl_certfile=settings.ssl_certfile,
         lifespan="off",
     )
+    join_updates(service)
     async with observing(service):
         return await _serve_until(service, HttpServer(config), listener, stop, on_up)
 

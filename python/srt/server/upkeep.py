@@ -53,13 +53,43 @@ async def update_weights(service: Service, request: Request) -> Response:
             f"load_format is {body.load_format!r}; it must be one of {', '.join(LOAD_FORMATS)}",
             "load_format",
         )
+    # Shielded: a client that leaves must not leave copies of the model that differ.
+    return await asyncio.shield(_update_alone(service, body))
+
+
+def join_updates(service: Service) -> None:
+    """Takes part in what the server's HTTP workers tell each other about weight updates."""
+
+    async def answer(told: dict[str, Any]) -> bool:
+        """Whether this worker updates itself, before it has heard of the other's."""
+        worker, weights = told["worker"], told.get("weights")
+        if told["begins"]:
+            service.client.updating_elsewhere.add(worker)
+        else:
+            service.client.end_update_elsewhere(worker)
+            service.weights = weights or service.weights
+        return service.update_lock.locked()
+
+    service.client.crew.answers("update", answer)
+
+
+async def _update_alone(service: Service, body: UpdateWeightsBody) -> Response:
+    """One update at a time, whichever HTTP workers they come to. Raises EngineBusy."""
+    crew, busy = service.client.crew, "the weights are being updated by another request"
     if service.update_lock.locked():
-        raise EngineBusy("the weights are being updated by another request")
+        raise EngineBusy(busy)
     async with service.update_lock:
-        if body.abort_all_requests:
-            service.client.cancel_all()
-        # Shielded: a client that leaves must not leave copies of the model that differ.
-        return await asyncio.shield(_update(service, body))
+        mine, before = {"worker": crew.worker}, service.weights
+        is_busy = any(await crew.ask("update", {**mine, "begins": True}))
+        try:
+            if is_busy:
+                raise EngineBusy(busy)
+            if body.abort_all_requests:
+                await service.client.cancel_everywhere(None)
+            return await _update(service, body)
+        finally:
+            new = None if service.weights is before else service.weights
+            await crew.ask("update", {**mine, "begins": False, "weights": new})
 
 
 async def _update(service: Service, body: UpdateWeightsBody) -> Response:
