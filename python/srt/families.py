@@ -152,6 +152,7 @@ def with_embedding(
             f"{hf.where}: is_causal is false: the model sees what follows a token and cannot "
             "generate; --is-embedding serves it as an embedder"
         )
-    if not causal and any(config.windows):
-        raise LoadError(f"{hf.where}: is_causal false with a sliding window is not supported")
+    if not causal and (any(config.windows) or config.mla is not None):
+        kind = "latent attention" if config.mla is not None else "a sliding window"
+        raise LoadError(f"{hf.where}: is_causal false with {kind} is not supported")
     return config

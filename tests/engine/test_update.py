@@ -183,3 +183,26 @@ def test_other_ends_of_text_are_no_other_model(tiny: tuple[Path, Any], tmp_path:
     file.write_text(json.dumps({**json.loads(file.read_text()), "eos_token_id": [2, 5]}))
     with driver(tiny[0]) as run:
         assert results(run, update(tmp_path / "copy"))[0].ok
+
+
+def test_quantized_weights_are_quantized_again(
+    tiny: tuple[Path, Any], others: tuple[Path, Any, Path]
+) -> None:
+    """--quantization fp8: what an update leaves is what a start would have made."""
+    with driver(others[0], quantization="fp8") as fresh:
+        expected = dict(fresh.engine.worker.model.named_parameters())
+    with driver(tiny[0], quantization="fp8") as run:
+        assert results(run, update(others[0]))[0].ok
+        found = dict(run.engine.worker.model.named_parameters())
+    assert found.keys() == expected.keys()
+    for name, param in found.items():
+        assert torch.equal(param.float(), expected[name].float())
+
+
+@pytest.mark.parametrize("family", ["Qwen2MoeForCausalLM", "DeepseekV2ForCausalLM"])
+def test_experts_and_latents_change_in_place(tmp_path: Path, family: str) -> None:
+    models = [write_tiny(tmp_path / f"{seed}", family, seed=seed) for seed in range(2)]
+    with driver(tmp_path / "0") as run:
+        assert_served(run, models[0])
+        assert results(run, update(tmp_path / "1"))[0].ok
+        assert_served(run, models[1])
