@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -21,8 +22,12 @@ TOOLS: Any = [
             "description": "The weather of a city",
             "parameters": {
                 "type": "object",
-                "properties": {"city": {"type": "string"}},
-                "required": ["city"],
+                "properties": {
+                    "city": {"type": "string", "maxLength": 12},
+                    "unit": {"enum": ["C", "F"]},
+                },
+                "required": ["city", "unit"],
+                "additionalProperties": False,
             },
         },
     }
@@ -231,6 +236,43 @@ def test_tools_and_their_results_are_read(client: openai.OpenAI) -> None:
     answer = chat(client, messages=[asked, called, result], tools=TOOLS, max_completion_tokens=24)
     assert answer.choices[0].message.content
     assert answer.usage.prompt_tokens > chat(client, messages=[asked]).usage.prompt_tokens
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "choice", ["required", {"type": "function", "function": {"name": "get_weather"}}]
+)
+def test_a_forced_call_matches_its_schema(client: openai.OpenAI, choice: Any, stream: bool) -> None:
+    asked: Any = {
+        "tools": TOOLS, "tool_choice": choice, "temperature": 1, "seed": 5, "stream": stream,
+        "parallel_tool_calls": False, "max_completion_tokens": 100,
+    }  # fmt: skip
+    answer = chat(client, **asked)
+    if stream:
+        calls = [c for chunk in answer for c in (chunk.choices[0].delta.tool_calls or [])]
+        name, text = calls[0].function.name, "".join(c.function.arguments for c in calls)
+    else:
+        (call,) = answer.choices[0].message.tool_calls
+        assert answer.choices[0].finish_reason == "tool_calls"
+        assert answer.choices[0].message.content is None
+        name, text = call.function.name, call.function.arguments
+    arguments = json.loads(text)
+    assert name == "get_weather"
+    assert set(arguments) == {"city", "unit"}
+    assert isinstance(arguments["city"], str)
+    assert arguments["unit"] in ("C", "F")
+
+
+def test_a_strict_function_may_be_left_alone(client: openai.OpenAI) -> None:
+    strict = json.loads(json.dumps(TOOLS))
+    strict[0]["function"]["strict"] = True
+    answer = chat(client, tools=strict)
+    assert answer.choices[0].message.content
+    refused = {"type": "object", "properties": {"a": {"type": "string", "format": "nonsense"}}}
+    strict[0]["function"]["parameters"] = refused
+    with pytest.raises(openai.BadRequestError) as error:
+        chat(client, tools=strict)
+    assert error.value.param == "tools[0].function.parameters"
 
 
 @pytest.mark.parametrize(

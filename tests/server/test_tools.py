@@ -301,3 +301,24 @@ def test_the_parsers_by_themselves(calling: Running) -> None:
     thoughts = calling.post("/separate_reasoning", text=text, reasoning_parser="deepseek-r1")
     assert thoughts.json() == {"reasoning_text": "Hm.", "text": "Yes"}
     assert calling.post("/separate_reasoning", text=text).json()["reasoning_text"] == ""
+
+
+def test_a_forced_call_is_a_grammar(calling: Running) -> None:
+    messages = [{"role": "user", "content": "Hi"}]
+    asked = {"messages": messages, "tools": TOOLS, "max_tokens": 1}
+    for choice, names in (
+        ("required", ("get_weather", "now")),
+        ({"type": "function", "function": {"name": "now"}}, ("now",)),
+    ):
+        answer = calling.post("/v1/chat/completions", **asked, tool_choice=choice)
+        assert answer.status_code == 200, answer.text
+        grammar = calling.engine.requests[-1].sampling.grammar
+        assert grammar is not None
+        assert [name for name in ("get_weather", "now") if name in grammar.source] == list(names)
+    format_ = {"type": "json_object"}
+    answer = calling.post(
+        "/v1/chat/completions", **asked, tool_choice="required", response_format=format_
+    )
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "tool_choice"
+    assert "both say what the answer must match" in answer.json()["error"]["message"]

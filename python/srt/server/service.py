@@ -126,19 +126,21 @@ class Service:
     async def check_grammars(self, jobs: Seq[Job]) -> None:
         """Every grammar compiles. Raises RequestError; call it before `start`."""
         for job in jobs:
-            grammar, field_name = job.sampling.params.grammar, job.sampling.grammar_field
-            if grammar is None:
-                continue
-            if self.grammars is None:
-                self.need_tokenizer(field_name)
-                raise UnsupportedParameter(
-                    f"{field_name} is not supported: the server was started with "
-                    "--grammar-backend none",
-                    field_name,
-                )
-            compiling = self.grammars.check(grammar, field_name)
-            if compiling is not None:
-                await asyncio.wrap_future(compiling)
+            if job.sampling.params.grammar is not None:
+                await self.check_grammar(job.sampling.params.grammar, job.sampling.grammar_field)
+
+    async def check_grammar(self, grammar: Grammar, field_name: str) -> None:
+        """It compiles. Raises RequestError."""
+        if self.grammars is None:
+            self.need_tokenizer(field_name)
+            raise UnsupportedParameter(
+                f"{field_name} is not supported: the server was started with "
+                "--grammar-backend none",
+                field_name,
+            )
+        compiling = self.grammars.check(grammar, field_name)
+        if compiling is not None:
+            await asyncio.wrap_future(compiling)
 
     def check_priority(self, priority: int | None) -> int:
         """A request's priority. Raises UnsupportedParameter if the server does not honour it."""

@@ -38,6 +38,10 @@ class ReasoningFormat:
             return True
         return self.always_opens and not begun and not prompt.endswith(self.end)
 
+    def is_over(self, prompt: str) -> bool:
+        """Whether the prompt has closed the thoughts, so that the answer has none."""
+        return prompt.rstrip().endswith(self.end)
+
 
 _THINK = ("<think>", "</think>")
 REASONING_FORMATS = MappingProxyType(

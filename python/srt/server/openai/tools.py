@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from srt.errors import InvalidParameter, UnsupportedParameter
+from srt.grammar_compiler import DEFAULT_WHITESPACE
 from srt.server.openai.schemas import ChatBody, NamedToolChoice, Tool
 from srt.server.service import Service
+from srt.text.grammar import schema_grammar
+from srt.text.reasoning import ReasoningFormat
+from srt.text.sampling import Sampling
 from srt.text.tools.calls import Function, ToolFormat
+from srt.text.tools.formats import FORCED
+from srt.text.tools.grammar import BoundFunction, Writing, forced_calls, free_calls
 
 MAX_TOOLS = 512
 _NAME = re.compile(r"[\w.\-]{1,128}")
@@ -16,12 +22,17 @@ _NAME = re.compile(r"[\w.\-]{1,128}")
 
 @dataclass(frozen=True, slots=True)
 class ToolUse:
-    """The functions that an answer may call, and the format that its calls come in."""
+    """The functions that an answer may call, and the format that its calls come in.
+
+    forced: those of which one must be called; empty: none has to be. is_named: exactly once.
+    """
 
     format: ToolFormat
     functions: tuple[Function, ...]
     tools: list[Tool]
     is_parallel: bool
+    forced: tuple[str, ...] = ()
+    is_named: bool = False
 
 
 def check_tools(service: Service, body: ChatBody) -> ToolUse | None:
@@ -39,34 +50,88 @@ def check_tools(service: Service, body: ChatBody) -> ToolUse | None:
                 "parallel_tool_calls is only allowed with tools", "parallel_tool_calls"
             )
         return None
+    forced: tuple[str, ...] = ()
     if isinstance(choice, NamedToolChoice):
-        name = choice.function.name
-        if name not in {tool.function.name for tool in tools}:
+        forced = (choice.function.name,)
+        if forced[0] not in {tool.function.name for tool in tools}:
             raise InvalidParameter(
-                f"tool_choice names {name!r}, which is not among tools", "tool_choice"
+                f"tool_choice names {forced[0]!r}, which is not among tools", "tool_choice"
             )
-    if choice == "none":
+    elif choice == "none":
         return None
-    if choice not in (None, "auto"):
-        raise UnsupportedParameter(
-            "tool_choice must be none or auto: constrained decoding is not available",
-            "tool_choice",
-        )
-    for i, tool in enumerate(tools):
-        if tool.function.strict:
-            field = f"tools[{i}].function.strict"
-            raise UnsupportedParameter(
-                f"{field} is not supported: constrained decoding is not available", field
-            )
+    elif choice == "required":
+        forced = tuple(tool.function.name for tool in tools)
     return ToolUse(
-        format=_format(service),
+        format=_format(service, is_forced=bool(forced)),
         functions=functions_of(tools),
         tools=tools,
         is_parallel=body.parallel_tool_calls is not False,
+        forced=forced,
+        is_named=isinstance(choice, NamedToolChoice),
     )
 
 
-def _format(service: Service) -> ToolFormat:
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """What is known of the thoughts before a call. opens: the prompt has begun them."""
+
+    format: ReasoningFormat | None
+    opens: bool
+
+
+async def bind_calls(
+    service: Service, use: ToolUse, sampling: Sampling, thinking: Thinking
+) -> tuple[ToolUse, Sampling]:
+    """`sampling` under the grammar that tool_choice or strict functions ask for, if they do.
+
+    Raises:
+        RequestError: a schema cannot be honoured (named by its place), or something else already
+            says what the answer must match.
+    """
+    assert service.tokenizer is not None
+    is_strict = any(tool.function.strict for tool in use.tools)
+    if not use.forced and not is_strict:
+        return use, sampling
+    bound = await _bound_functions(service, use)
+    writing = Writing(
+        tokenizer=service.tokenizer,
+        whitespace=service.settings.constrained_json_whitespace_pattern or DEFAULT_WHITESPACE,
+        is_parallel=use.is_parallel and not use.is_named,
+        reasoning=thinking.format,
+        opens=thinking.opens,
+    )
+    if use.forced:
+        grammar, format_ = forced_calls(use.format, bound, writing)
+        use = replace(use, format=format_)
+        return use, sampling.with_grammar(grammar, "tool_choice", service.limits)
+    free = free_calls(use.format, bound, writing)
+    if free is None:
+        i = next(i for i, tool in enumerate(use.tools) if tool.function.strict)
+        field = f"tools[{i}].function.strict"
+        raise UnsupportedParameter(
+            f"{field} is not supported with tool_choice auto in the format {use.format.name}; "
+            "tool_choice required or a name is",
+            field,
+        )
+    return use, sampling.with_grammar(free, "tools", service.limits)
+
+
+async def _bound_functions(service: Service, use: ToolUse) -> list[BoundFunction]:
+    """What the grammar says of each function; every schema compiles. Raises RequestError."""
+    bound = []
+    for i, tool in enumerate(use.tools):
+        function = tool.function
+        if use.forced and function.name not in use.forced:
+            continue
+        is_bound = bool(use.forced or function.strict) and function.parameters is not None
+        if is_bound:
+            field = f"tools[{i}].function.parameters"
+            await service.check_grammar(schema_grammar(function.parameters, field), field)
+        bound.append(BoundFunction(function.name, function.parameters if is_bound else None))
+    return bound
+
+
+def _format(service: Service, *, is_forced: bool) -> ToolFormat:
     assert service.chat is not None
     found = service.reply_format.tools
     if not service.chat.takes_tools:
@@ -75,6 +140,8 @@ def _format(service: Service) -> ToolFormat:
             "with a --chat-template that has",
             "tools",
         )
+    if found is None and is_forced:
+        return FORCED
     if found is None:
         raise UnsupportedParameter(
             "tools is not supported: the server does not know how this model writes calls; start "
