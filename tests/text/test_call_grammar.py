@@ -15,7 +15,13 @@ from srt.text.reply import ReplyParser
 from srt.text.tokenizer import Tokenizer, load_tokenizer
 from srt.text.tools.calls import Function
 from srt.text.tools.formats import TOOL_FORMATS
-from srt.text.tools.grammar import BoundFunction, Writing, forced_calls, free_calls
+from srt.text.tools.grammar import (
+    BoundFunction,
+    Writing,
+    after_thoughts,
+    forced_calls,
+    free_calls,
+)
 from srt.types import Grammar
 
 SCHEMA = {
@@ -145,6 +151,29 @@ def test_thoughts_come_first(
     assert allows(compiler, tokenizer, grammar, f"{begin}Maybe {call}?\n</think>\n\n{call}")
     assert allows(compiler, tokenizer, grammar, call) is not opens
     assert not allows(compiler, tokenizer, grammar, f"{begin}Hm.\n</think>\n\nNo call.")
+
+
+@pytest.mark.parametrize(
+    ("grammar", "answer", "other"),
+    [
+        (Grammar("json_schema", '{"type": "integer"}'), "12", "a"),
+        (Grammar("regex", r"a/b\/c\\\n/?"), "a/b/c\\\n/", "a/b"),
+    ],
+)
+def test_a_bound_answer_comes_after_the_thoughts(
+    compiler: LLTokenizer,
+    tokenizer: Tokenizer,
+    writing: Writing,
+    grammar: Grammar,
+    answer: str,
+    other: str,
+) -> None:
+    thinking = replace(writing, reasoning=REASONING_FORMATS["qwen3"], opens=True)
+    bound = after_thoughts(grammar, thinking)
+    assert allows(compiler, tokenizer, bound, f"Hm {other}.\n</think>\n\n{answer}")
+    assert not allows(compiler, tokenizer, bound, f"Hm.\n</think>{other}")
+    assert not allows(compiler, tokenizer, bound, answer)
+    assert allows(compiler, tokenizer, grammar, answer)
 
 
 def test_marks_that_are_special_tokens(smollm2: Path, compiler: LLTokenizer) -> None:

@@ -33,7 +33,7 @@ from srt.server.openai.constraint import constrained
 from srt.server.openai.messages import num_chars, template_message, template_tools
 from srt.server.openai.reply import ReplyTeller
 from srt.server.openai.schemas import CHAT_NAMES, ChatBody, StreamOptions, sampling_fields
-from srt.server.openai.tools import Thinking, ToolUse, bind_calls, check_tools
+from srt.server.openai.tools import ToolUse, bind_answer, bind_calls, check_tools, writing_of
 from srt.server.service import INLINE_CHARS, Job, Service, new_request_id
 from srt.server.stream import EventStream, Watch
 from srt.text.reasoning import ReasoningFormat
@@ -106,10 +106,10 @@ async def _prepare(service: Service, body: ChatBody) -> _Chat:
     sampling = constrained(sampling, body, service.limits)
     reasoning = None if body.separate_reasoning is False else service.reply_format.reasoning
     opens = reasoning is not None and reasoning.opens(made.text, made.begun)
+    writing = writing_of(service, reasoning, made.text, opens=opens)
+    sampling = await bind_answer(service, sampling, writing)
     if tools is not None:
-        may_think = reasoning is not None and (opens or not reasoning.is_over(made.text))
-        thinking = Thinking(reasoning if may_think else None, opens)
-        tools, sampling = await bind_calls(service, tools, sampling, thinking)
+        tools, sampling = await bind_calls(service, tools, sampling, writing)
     if tools is not None or reasoning is not None:
         shown = service.reply_format.shown_ids(service.tokenizer)
         sampling = replace(sampling, text=msgspec.structs.replace(sampling.text, shown_ids=shown))

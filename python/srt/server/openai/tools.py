@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
+import msgspec
+
 from srt.errors import InvalidParameter, UnsupportedParameter
 from srt.grammar_compiler import DEFAULT_WHITESPACE
 from srt.server.openai.schemas import ChatBody, NamedToolChoice, Tool
@@ -14,7 +16,13 @@ from srt.text.reasoning import ReasoningFormat
 from srt.text.sampling import Sampling
 from srt.text.tools.calls import Function, ToolFormat
 from srt.text.tools.formats import FORCED
-from srt.text.tools.grammar import BoundFunction, Writing, forced_calls, free_calls
+from srt.text.tools.grammar import (
+    BoundFunction,
+    Writing,
+    after_thoughts,
+    forced_calls,
+    free_calls,
+)
 
 MAX_TOOLS = 512
 _NAME = re.compile(r"[\w.\-]{1,128}")
@@ -71,16 +79,33 @@ def check_tools(service: Service, body: ChatBody) -> ToolUse | None:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Thinking:
-    """What is known of the thoughts before a call. opens: the prompt has begun them."""
+def writing_of(
+    service: Service, reasoning: ReasoningFormat | None, prompt: str, *, opens: bool
+) -> Writing:
+    """How the answer to `prompt` is written, for grammars."""
+    assert service.tokenizer is not None
+    may_think = reasoning is not None and (opens or not reasoning.is_over(prompt))
+    return Writing(
+        tokenizer=service.tokenizer,
+        whitespace=service.settings.constrained_json_whitespace_pattern or DEFAULT_WHITESPACE,
+        is_parallel=True,
+        reasoning=reasoning if may_think else None,
+        opens=opens,
+    )
 
-    format: ReasoningFormat | None
-    opens: bool
+
+async def bind_answer(service: Service, sampling: Sampling, writing: Writing) -> Sampling:
+    """`sampling` with its grammar, if it has one, after the thoughts. Raises RequestError."""
+    grammar = sampling.params.grammar
+    if grammar is None or writing.reasoning is None:
+        return sampling
+    await service.check_grammar(grammar, sampling.grammar_field)  # it names places in a schema
+    params = msgspec.structs.replace(sampling.params, grammar=after_thoughts(grammar, writing))
+    return replace(sampling, params=params)
 
 
 async def bind_calls(
-    service: Service, use: ToolUse, sampling: Sampling, thinking: Thinking
+    service: Service, use: ToolUse, sampling: Sampling, writing: Writing
 ) -> tuple[ToolUse, Sampling]:
     """`sampling` under the grammar that tool_choice or strict functions ask for, if they do.
 
@@ -88,18 +113,11 @@ async def bind_calls(
         RequestError: a schema cannot be honoured (named by its place), or something else already
             says what the answer must match.
     """
-    assert service.tokenizer is not None
     is_strict = any(tool.function.strict for tool in use.tools)
     if not use.forced and not is_strict:
         return use, sampling
     bound = await _bound_functions(service, use)
-    writing = Writing(
-        tokenizer=service.tokenizer,
-        whitespace=service.settings.constrained_json_whitespace_pattern or DEFAULT_WHITESPACE,
-        is_parallel=use.is_parallel and not use.is_named,
-        reasoning=thinking.format,
-        opens=thinking.opens,
-    )
+    writing = replace(writing, is_parallel=use.is_parallel and not use.is_named)
     if use.forced:
         grammar, format_ = forced_calls(use.format, bound, writing)
         use = replace(use, format=format_)

@@ -1,4 +1,4 @@
-"""Grammars of tool calls: what a forced call, or a strict function, lets the model write.
+"""Grammars of replies with tool calls or thoughts: what a model may write, and where.
 
 Rules are llguidance's Lark. Each function's arguments are bound by its own schema, whose references
 stay within it. Hermes and Llama 3 calls are written as the model knows them; for every other format
@@ -8,6 +8,7 @@ a forced call is a JSON list, which `FORCED` reads.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -97,6 +98,26 @@ def free_calls(
         many = 'call ("; " call)*' if writing.is_parallel else "call"
         return _grammar("calls | plain?", [*rules, f"calls: {many}", _PLAIN], writing)
     return None
+
+
+def after_thoughts(grammar: Grammar, writing: Writing) -> Grammar:
+    """`grammar` for what follows the thoughts; EBNF describes the whole answer as it is."""
+    if grammar.kind == "json_schema":
+        schema = json.loads(grammar.source)
+        schema["x-guidance"] = {"whitespace_pattern": writing.whitespace}
+        return _grammar("body", [f"body: %json {json.dumps(schema)}"], writing)
+    if grammar.kind == "regex":
+        pattern = _ESCAPED.sub(_between_slashes, grammar.source)
+        return _grammar("BODY", [f"BODY: /{pattern}/"], writing)
+    return grammar
+
+
+_ESCAPED = re.compile(r"\\.|[/\n\r]", re.DOTALL)
+
+
+def _between_slashes(found: re.Match[str]) -> str:
+    """A part of a regex as it may stand between slashes."""
+    return {"/": r"\/", "\n": r"\n", "\r": r"\r"}.get(found[0], found[0])
 
 
 _PLAIN = r"plain: /[^{\s](.|\n)*/"
