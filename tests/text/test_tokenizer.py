@@ -81,8 +81,10 @@ def test_add_eos_token_is_honoured(tmp_path: Path) -> None:
         add_eos_token=True,
         add_bos_token=True,
     )
-    ids = load_tokenizer(tmp_path).encode("Hello")
+    tokenizer = load_tokenizer(tmp_path)
+    ids = tokenizer.encode("Hello")
     assert (ids[0], ids[-1]) == (tiny_tokenizer.IM_START_ID, tiny_tokenizer.IM_END_ID)
+    assert tokenizer.added_around() == (["<|im_start|>"], ["<|im_end|>"])
 
 
 def test_a_folder_without_tokenizer_says_so(tmp_path: Path) -> None:

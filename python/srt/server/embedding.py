@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import array
+import asyncio
 import sys
+from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from functools import partial
 from typing import Annotated, Any
@@ -41,6 +43,7 @@ class EncodeBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 _reader = BodyReader(EncodeBody)
+_VECTORS_AT_ONCE = 16
 
 
 async def encode(service: Service, request: Request) -> Response:
@@ -65,7 +68,7 @@ async def _answer(service: Service, request: Request) -> Response:
     rids = [rid if rid is not None else new_request_id() for rid in given]
     priority = service.check_priority(body.priority)
     sequences = await embed(service, request, prompts, rids, priority)
-    answers = [
+    answers = await encoded_each(
         {
             "embedding": numbers(s.embedding).tolist(),
             "meta_info": {
@@ -76,8 +79,18 @@ async def _answer(service: Service, request: Request) -> Response:
             "index": s.index,
         }
         for s in sequences
-    ]
+    )
     return json_response(answers if is_batch else answers[0])
+
+
+async def encoded_each(values: Iterable[Any]) -> list[msgspec.Raw]:
+    """Each value as JSON. Thousands of vectors take seconds to write: others are let in between."""
+    pieces: list[msgspec.Raw] = []
+    for value in values:
+        pieces.append(msgspec.Raw(msgspec.json.encode(value)))
+        if len(pieces) % _VECTORS_AT_ONCE == 0:
+            await asyncio.sleep(0)
+    return pieces
 
 
 def need_vectors(service: Service, kind: str, route: str) -> EmbeddingInfo:

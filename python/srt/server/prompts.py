@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from srt.errors import InvalidParameter
@@ -27,7 +28,7 @@ async def read_prompts(
         return [await service.encode(text, "text", is_answered=is_answered)], False
     if text is not None:
         _check_count(len(text), "text")
-        return [await service.encode(one, "text", is_answered=is_answered) for one in text], True
+        return [await _encoded(service, one, "text", is_answered) for one in text], True
     given = input_ids or []
     if not given or isinstance(given[0], int):
         ids = [x for x in given if isinstance(x, int)]
@@ -59,12 +60,18 @@ async def read_mixed_prompts(
     for i, one in enumerate(given):
         name = f"{field}[{i}]"
         if isinstance(one, str):
-            prompts.append(await service.encode(one, name, is_answered=is_answered))
+            prompts.append(await _encoded(service, one, name, is_answered))
         elif isinstance(one, list):
             prompts.append(service.check_ids(one, name, is_answered=is_answered))
         else:
             raise InvalidParameter(f"{field} must hold texts, or ids, or lists of ids", field)
     return prompts
+
+
+async def _encoded(service: Service, text: str, field: str, is_answered: bool) -> Prompt:
+    """One of many texts; other requests are let in between."""
+    await asyncio.sleep(0)
+    return await service.encode(text, field, is_answered=is_answered)
 
 
 def one_each(value: Any, count: int, is_batch: bool, field: str) -> list[Any]:

@@ -19,7 +19,7 @@ from srt.errors import InvalidParameter, UnsupportedParameter
 from srt.fields import doc
 from srt.server.answers import json_response
 from srt.server.body import BodyReader
-from srt.server.embedding import embed, need_vectors, numbers
+from srt.server.embedding import embed, encoded_each, need_vectors, numbers
 from srt.server.generation import Sequence
 from srt.server.openai.answer import check_model
 from srt.server.prompts import read_mixed_prompts
@@ -60,14 +60,14 @@ async def embeddings(service: Service, request: Request) -> Response:
     rids = [new_request_id("embd-")] * len(prompts)
     sequences = await embed(service, request, prompts, rids, priority)
     write = _as_base64 if body.encoding_format == "base64" else list
-    data = [
+    data = await encoded_each(
         {
             "object": "embedding",
             "index": s.index,
             "embedding": write(shortened(numbers(s.embedding), size, info)),
         }
         for s in sequences
-    ]
+    )
     return json_response(
         {
             "object": "list",
