@@ -11,6 +11,7 @@ import time
 
 from srt.channel import (
     AbortRequest,
+    Call,
     CallResult,
     EngineEnd,
     EngineReady,
@@ -85,9 +86,9 @@ class StreamEngine:
         elif isinstance(record, AbortRequest):
             for seq_id in record.seq_ids:
                 self._living.pop(seq_id, None)
-        elif record.method == "shutdown":
+        elif isinstance(record, Call) and record.method == "shutdown":
             self._is_done = True
-        else:
+        elif isinstance(record, Call):
             self._end.send(CallResult(call_id=record.call_id, ok=True))
 
     def _step(self) -> None:

@@ -22,6 +22,8 @@ from typing import Any
 import psutil
 import uvloop
 
+from bench._stream_client import TEXT
+from bench._stream_phases import time_phases
 from bench.record import Record, write
 from srt.config import Settings
 from srt.server.serve import Server
@@ -84,13 +86,13 @@ def run_server(given: argparse.Namespace) -> None:
     pstats.Stats(profile, stream=sys.stderr).sort_stats("tottime").print_stats(45)
 
 
-def cpu_s(server: psutil.Process) -> dict[int, float]:
-    """CPU seconds of the server's processes by pid, without the engine."""
+def cpu_s(server: psutil.Process) -> dict[int, tuple[float, float]]:
+    """CPU seconds, user and system, of the server's processes by pid, without the engine."""
     spent = {}
     for process in (server, *server.children(recursive=True)):
         if "bench._stream_engine" not in process.cmdline():
             times = process.cpu_times()
-            spent[process.pid] = times.user + times.system
+            spent[process.pid] = (times.user, times.system)
     return spent
 
 
@@ -141,11 +143,16 @@ def record(
 ) -> Record:
     """CPU microseconds per token, and what tells whether they mean anything."""
     running, ended = rows["running"], rows["ended"]
-    spent = {pid: s - running["cpu_s"].get(pid, 0.0) for pid, s in ended["cpu_s"].items()}
+    none = (0.0, 0.0)
+    before = running["cpu_s"]
+    user = {pid: s[0] - before.get(pid, none)[0] for pid, s in ended["cpu_s"].items()}
+    system = {pid: s[1] - before.get(pid, none)[1] for pid, s in ended["cpu_s"].items()}
+    spent = {pid: user[pid] + system[pid] for pid in user}
     num_all = given.streams * given.tokens
     num_tokens = num_all - running["num_chunks"]
     seconds = ended["at_s"] - running["at_s"]
-    opening = sum(running["cpu_s"].values()) - sum(rows["begin"]["cpu_s"].values())
+    begin = rows["begin"]["cpu_s"]
+    opening = sum(map(sum, before.values())) - sum(map(sum, begin.values()))
     params = {
         "kind": kind,
         "streams": given.streams,
@@ -154,6 +161,8 @@ def record(
         "step_us": step_us,
         "tokens_per_s": round(num_tokens / seconds),
         "tokens_per_chunk": round(num_all / ended["num_chunks"], 2),
+        "user_us": round(1e6 * sum(user.values()) / num_tokens, 2),
+        "system_us": round(1e6 * sum(system.values()) / num_tokens, 2),
         "cpu_share_by_process": [round(s / seconds, 2) for s in spent.values()],
         "longest_gap_ms": round(1000 * ended["longest_gap_s"]),
         "opening_us_per_stream": round(1e6 * opening / given.streams),
@@ -165,6 +174,18 @@ def record(
         "us",
         limit=30.0,
     )
+
+
+def phase_records(given: argparse.Namespace) -> list[Record]:
+    """The server's own steps of a chat stream, timed without sockets."""
+    found = time_phases(Path(given.model), given.streams, TEXT)
+    records = [
+        Record(f"phase: {name}", {"streams": given.streams, "kind": "chat"}, us, "us")
+        for name, us in found.items()
+    ]
+    for one in records:
+        print(one.row(), flush=True)
+    return records
 
 
 def main() -> None:
@@ -185,7 +206,7 @@ def main() -> None:
     if given.serve:
         run_server(given)
         return
-    records = []
+    records = phase_records(given)
     for kind in given.kinds:
         for workers in given.worker_counts or [given.workers]:
             for step_us in given.paces or [given.step_us]:

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from engine.driver import Driver, Output, driver, greedy, random_prompts, to_bytes
-from srt.channel import AbortRequest, Call, CallResult, GenerateRequest, ToEngine
+from srt.channel import AbortRequest, Call, CallResult, GenerateRequest, ToEngine, first_id
 from srt.types import FinishReason, SamplingParams
 
 MIB = 1 << 20
@@ -178,6 +178,19 @@ def test_aborting_everyone_frees_every_page_in_the_same_turn(tiny: tuple[Path, A
         d.turn([AbortRequest(list(range(1, 25)))])
         assert d.engine.scheduler.stats().num_used_pages == 0
         assert {o.finish for o in d.outputs.values()} == {FinishReason.ABORT}
+
+
+def test_a_worker_that_is_gone_takes_its_sequences_along(tiny: tuple[Path, Any]) -> None:
+    with driver(tiny[0]) as d:
+        mine, other = first_id(1), first_id(2)
+        for seq_id in (mine, other):
+            d.outputs[seq_id] = Output()
+            d.turn([GenerateRequest(seq_id=seq_id, input_ids=to_bytes([5]), sampling=greedy(20))])
+        assert call(d, "forget_worker", worker=1).ok
+        while d.engine.is_busy:
+            d.turn([])
+    assert d.outputs[other].finish == FinishReason.LENGTH
+    assert len(d.outputs[mine].tokens) < 20
 
 
 def test_explain_tells_where_the_time_went(tiny: tuple[Path, Any]) -> None:

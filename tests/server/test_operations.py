@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import ssl
 import subprocess
 import time
@@ -16,9 +17,10 @@ import pytest
 from server.fake_engine import READY
 from server.running import TIMEOUT_S, Running, ids_of
 from srt.errors import ConfigError
-from srt.server.metric_names import ALIASES, COUNTERS, GAUGES, HISTOGRAMS
+from srt.server.metric_names import ALIASES, COUNTERS, GAUGES, HISTOGRAMS, PER_WORKER
 from srt.server.responses import RequestInfo
 
+ROOT = Path(__file__).resolve().parents[2]
 GREEDY = {"max_new_tokens": 5, "temperature": 0}
 
 
@@ -68,6 +70,18 @@ def test_every_metric_is_there_under_every_name(model: Path) -> None:
     assert 'vllm:request_success_total{model_name="tiny",finished_reason="length"} 1' in page
     assert "vllm:num_requests_running" in names
     assert "sglang:num_running_reqs" in names
+
+
+def test_the_dashboard_asks_for_metrics_that_exist() -> None:
+    dashboard = json.loads((ROOT / "docs" / "grafana.json").read_text())
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    assert len(asked) > 20
+    known = {*GAUGES, *COUNTERS, "num_requests_total", *(f"process_{name}" for name in PER_WORKER)}
+    known |= {f"{name}_bucket" for name in HISTOGRAMS}
+    used = {name for expr in asked for name in re.findall(r"srt:(\w+)", expr)}
+    assert used <= known
+    places = [tuple(panel["gridPos"].values()) for panel in dashboard["panels"]]
+    assert len(set(places)) == len(places)
 
 
 def test_refusals_for_a_full_queue_are_counted_and_end_readiness(model: Path) -> None:

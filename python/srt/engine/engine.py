@@ -343,8 +343,9 @@ class Engine:
             return [explain(self.scheduler.trace(seq_id)) for seq_id in seq_ids]
         if call.method == "forget_worker":
             gone = msgspec.msgpack.decode(call.args.get("worker", b"\xc0"), type=int)
-            for seq_id in sorted(i for i in self._living if i >> WORKER_SHIFT == gone):
-                self.scheduler.abort(seq_id)
+            everyone = (*self._living, *self._grammars.held_ids())
+            for seq_id in sorted(i for i in everyone if i >> WORKER_SHIFT == gone):
+                self._abort(seq_id)
             return None
         if call.method == "start_profile":
             folder = msgspec.msgpack.decode(call.args.get("folder", b"\xa0"), type=str)
