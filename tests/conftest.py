@@ -6,11 +6,16 @@ import importlib.util
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
 from srt.fetch_small_model import find_gguf, write_checkpoint
 from srt.gguf_file import GgufFile
+
+# A busy machine is no failure; a test that hangs meets pytest's own timeout.
+hypothesis.settings.register_profile("srt", deadline=None)
+hypothesis.settings.load_profile("srt")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -48,6 +48,16 @@ def test_a_final_assistant_message_goes_on(byte_level: Tokenizer) -> None:
         ),
         ("vicuna_v1.1", "Be brief. USER: Hi ASSISTANT: Hello</s>USER: Hi ASSISTANT:"),
         (
+            "qwen2-vl",
+            "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
+            "<|im_start|>assistant\nHello<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+        ),
+        (
+            "internlm2-chat",
+            "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
+            "<|im_start|>assistant\nHello<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+        ),
+        (
             "llava_llama_3",
             "<|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
             "<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
@@ -75,6 +85,31 @@ def test_every_style_shows_the_messages_and_opens_a_reply() -> None:
 def test_one_beginning_token(sentence_piece: Tokenizer) -> None:
     chat = ChatFormat(sentence_piece, Conversation("x", ("<s>", "w"), "NO_COLON_SINGLE", "."))
     assert chat.prompt([USER]).input_ids.count(1) == 1
+
+
+@pytest.mark.parametrize("name", sorted(BUILT_IN))
+def test_every_name_with_and_without_a_system_message(
+    byte_level: Tokenizer, sentence_piece: Tokenizer, name: str
+) -> None:
+    own = BUILT_IN[name].system_message
+    assert own in choose_format(byte_level, name).prompt([USER]).text
+    for messages in ([USER], [SYSTEM, USER], [USER, REPLY, USER], [USER, REPLY]):
+        prompt = choose_format(sentence_piece, name).prompt(messages)
+        assert prompt.input_ids.count(1) == 1 + prompt.text.count("<s>")
+        assert prompt.input_ids[:1] == [1]
+        assert prompt.input_ids[1:2] != [1]
+        assert prompt.text.count("Hi") == len([m for m in messages if m is USER])
+    with pytest.raises(InvalidParameter, match="no place for the role tool"):
+        choose_format(byte_level, name).prompt([USER, {"role": "tool", "content": "x"}])
+
+
+@pytest.mark.parametrize("template", ["{{ bos_token }}x", "x", "<s>x"])
+def test_no_prompt_begins_with_two_beginning_tokens(
+    sentence_piece: Tokenizer, template: str
+) -> None:
+    ids = ChatFormat(sentence_piece, template).prompt([USER]).input_ids
+    assert ids.count(1) == (0 if template == "x" else 1)
+    assert sentence_piece.encode("<s>Hello").count(1) == 1
 
 
 def test_a_json_file_with_a_list_of_stops(byte_level: Tokenizer, tmp_path: Path) -> None:

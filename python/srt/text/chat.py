@@ -90,16 +90,10 @@ class ChatFormat:
             begun, messages = messages[-1]["content"], messages[:-1]
         if self._conversation is not None:
             text = _render_turns(self._conversation, messages) + begun
-            return ChatPrompt(text, self._encode_once(text), self._conversation.stop, begun)
+            return ChatPrompt(text, self._tokenizer.encode(text), self._conversation.stop, begun)
         text = self._render_template(messages, tools, variables or {}) + begun
         ids = self._tokenizer.encode(text, add_special_tokens=False)
         return ChatPrompt(text, ids, begun=begun)
-
-    def _encode_once(self, text: str) -> list[int]:
-        """A format's text may write the beginning token that the tokenizer adds too."""
-        ids = self._tokenizer.encode(text)
-        bos = self._tokenizer.bos_id
-        return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids
 
     def _render_template(
         self,

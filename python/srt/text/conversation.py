@@ -165,7 +165,7 @@ _VICUNA_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
-_LLAVA_LLAMA3_SYSTEM = (
+_VISION_SYSTEM = (
     "You are a helpful language and vision assistant. You are able to understand the visual "
     "content that the user provides, and assist the user with a variety of tasks using natural "
     "language."
@@ -217,8 +217,26 @@ BUILT_IN = MappingProxyType(
                 "LLAMA3",
                 "",
                 system_template="<|start_header_id|>system<|end_header_id|>\n\n{system_message}<|eot_id|>",
-                system_message=_LLAVA_LLAMA3_SYSTEM,
+                system_message=_VISION_SYSTEM,
                 stop=("<|end_of_text|>", "<|eot_id|>"),
+            ),
+            Conversation(
+                "llama_3_vision",
+                ("user", "assistant"),
+                "LLAMA3",
+                "",
+                system_template="<|start_header_id|>system<|end_header_id|>\n\n{system_message}<|eot_id|>",
+                system_message=_VISION_SYSTEM,
+                stop=("<|end_of_text|>", "<|eot_id|>"),
+            ),
+            Conversation(
+                "qwen2-vl",
+                _CHATML_ROLES,
+                "ADD_NEW_LINE_SINGLE",
+                "<|im_end|>\n",
+                system_template="<|im_start|>system\n{system_message}",
+                system_message="You are a helpful assistant.",
+                stop=("<|im_end|>",),
             ),
             Conversation(
                 "internlm2-chat",

@@ -42,6 +42,8 @@ class Tokenizer:
         self, backend: Backend, vocabulary: Vocabulary, chat_template: str | None = None
     ) -> None:
         self._backend = backend
+        begun = backend.encode("", add_special_tokens=True)
+        self._backend_adds_bos = vocabulary.bos_id is not None and begun[:1] == [vocabulary.bos_id]
         self.vocabulary = vocabulary
         self.pieces = vocabulary.pieces
         self.longest_piece = max(map(len, vocabulary.pieces), default=1)
@@ -55,11 +57,16 @@ class Tokenizer:
         self.pieces.extend([b""] * (vocab_size - len(self.pieces)))
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of `text`, with the beginning and end tokens that the tokenizer adds."""
+        """Token ids of `text`, with the beginning and end tokens that the tokenizer adds.
+
+        A text that begins with the beginning token itself gets no second one.
+        """
         ids = self._backend.encode(text, add_special_tokens=add_special_tokens)
         if not add_special_tokens:
             return ids
         known = self.vocabulary
+        if self._backend_adds_bos and ids[1:2] == [known.bos_id]:
+            ids = ids[1:]
         if known.adds_bos and known.bos_id is not None and ids[:1] != [known.bos_id]:
             ids = [known.bos_id, *ids]
         end = known.own_eos_id if known.own_eos_id is not None else next(iter(known.eos_ids), None)
