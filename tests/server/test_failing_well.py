@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -189,3 +190,71 @@ def test_a_busy_port_is_said_before_anything_starts(model: Path) -> None:
             Running(model, port=port) as second,
         ):
             second.join()
+
+
+def talk(running: Running, *parts: bytes) -> bytes:
+    """Sends raw bytes, and returns all that comes until the server closes the connection."""
+    host, port = running.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), TIMEOUT_S) as raw:
+        with contextlib.suppress(ConnectionError):
+            for part in parts:
+                raw.sendall(part)
+        got = b""
+        with contextlib.suppress(ConnectionError):
+            while data := raw.recv(1 << 16):
+                got += data
+        return got
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (b"GET /" + b"x" * (1 << 20), b"y" * (1 << 20)),
+        (b"GET / HTTP/1.1\r\n", *[b"a: " + b"b" * 8000 + b"\r\n"] * 200),
+        (b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n", b"GET / HTTP/1.1\r\na: " + b"b" * (1 << 20)),
+    ],
+)
+def test_a_head_without_end_is_cut_off(server: Running, parts: tuple[bytes, ...]) -> None:
+    answer = talk(server, *parts)
+    assert b" 200 " not in answer or answer.count(b"HTTP/1.1 200") == 1 == len(parts) - 1
+    assert b" 431 " in answer or not answer  # a client that still sends may miss what is said
+
+
+def test_a_head_that_does_not_come_is_not_awaited_for_ever(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("srt.server.connection.HEAD_TIMEOUT_S", 0.2)
+    with Running(model, skip_warmup=True) as running:
+        assert b" 408 " in talk(running)
+        assert b" 408 " in talk(running, b"GET /health HTTP/1.1\r\nhost:")
+        after_one = talk(running, b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n", b"GET /he")
+        assert after_one.startswith(b"HTTP/1.1 200 ")
+        assert b" 408 " in after_one
+        params = {"max_new_tokens": 30, "temperature": 0}
+        running.engine.hold()
+        with ThreadPoolExecutor(1) as pool:  # a body may take its time, and so may an answer
+            waiting = in_thread(pool, running, text="Hello", sampling_params=params)
+            running.engine.wait_for_requests(1)
+            assert b" 408 " in talk(running)
+            running.engine.release()
+            assert waiting.result(TIMEOUT_S).status_code == 200
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_asked_a_second_time_the_server_ends_what_runs(model: Path, workers: int) -> None:
+    with (
+        Running(model, http_workers=workers, skip_warmup=True) as running,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        running.engine.hold()
+        waiting = [
+            pool.submit(httpx.post, f"{running.url}/generate", json=LONG, timeout=TIMEOUT_S)
+            for _ in range(8)
+        ]
+        running.engine.wait_for_requests(8)
+        running.stop()
+        running.stop()
+        for answer in waiting:
+            reason = answer.result(TIMEOUT_S).json()["meta_info"]["finish_reason"]
+            assert reason["type"] == "abort"
+        assert running.join() == 0

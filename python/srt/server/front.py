@@ -121,6 +121,7 @@ async def _serve_until(
     died = asyncio.create_task(service.client.died.wait())
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait((died, stopped, serving), return_when=asyncio.FIRST_COMPLETED)
+    service.client.is_draining = True  # nothing new, while batches are put by
     await service.batches.close()
     if stop.is_set() and service.client.death is None:
         draining = asyncio.create_task(service.client.drain(service.settings.shutdown_timeout))
