@@ -19,7 +19,7 @@ from engine.driver import Driver, assert_greedy, driver, greedy, random_prompts,
 from engine.test_process import start
 from srt.channel import AbortRequest, EmbedRequest, GenerateRequest, StepEvents, ToEngine
 from srt.errors import ContextLengthExceeded, InternalServerError, LoadError
-from srt.tiny import BASE, make_hf_model, write_tiny
+from srt.tiny import BASE, FAMILIES, make_hf_model, write_tiny
 from srt.types import FinishReason
 
 PROMPTS = random_prompts(100, 60, 320)
@@ -131,6 +131,17 @@ def test_vectors_match_transformers(tmp_path: Path, case: Case) -> None:
             assert_same_direction(first, refs, 1 - 1e-5)
             assert all(abs(float(np.linalg.norm(v)) - 1) < 1e-5 for v in first)
             assert_same_direction(embed(run, PROMPTS), refs, 1 - 1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_embeds(tmp_path: Path, family: str) -> None:
+    """--is-embedding on a generative checkpoint: no head, the states behind the last norm."""
+    model: Any = write_tiny(tmp_path, family)
+    base = getattr(model, model.base_model_prefix)
+    refs = references(base, PROMPTS[:6], POOL[""])
+    with driver(tmp_path, is_embedding=True, chunked_prefill_size=24) as run:
+        assert run.engine.worker.model.lm_head is None
+        assert_same_direction(embed(run, PROMPTS[:6]), refs, 1 - 1e-5)
 
 
 @pytest.mark.parametrize("pooling", ["lasttoken", "mean_tokens"])
