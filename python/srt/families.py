@@ -63,6 +63,7 @@ def classifier(reader: Reader) -> Reader:
 
 READERS: dict[str, Reader] = {
     "ChatGLMForConditionalGeneration": read_chatglm,
+    "ChatGLMForCausalLM": read_chatglm,
     "ChatGLMModel": read_chatglm,
     "CohereForCausalLM": read_cohere,
     "DbrxForCausalLM": read_dbrx,

@@ -1,6 +1,7 @@
 """Tiny random checkpoints in HF's format: the real architecture, small enough for any test.
 
-`python -m srt.tiny --family LlamaForCausalLM --out DIR` writes one.
+`python -m srt.tiny --family LlamaForCausalLM --out DIR` writes one; `--changes` takes JSON for its
+config, such as `{"num_hidden_layers": 2}`.
 """
 
 from __future__ import annotations
@@ -153,8 +154,11 @@ def main() -> None:
     parser.add_argument("--family", default="LlamaForCausalLM", choices=sorted(FAMILIES))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument("--changes", type=json.loads, default={}, help="JSON laid over the config")
     args = parser.parse_args()
-    write_tiny(args.out, args.family, seed=args.seed)
+    dtype: torch.dtype = getattr(torch, args.dtype)
+    write_tiny(args.out, args.family, dtype=dtype, seed=args.seed, **args.changes)
 
 
 if __name__ == "__main__":

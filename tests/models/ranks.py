@@ -19,7 +19,7 @@ TIMEOUT_S = 240
 
 @dataclass
 class Outputs:
-    """logits [30, vocab] of the last prompt in chunks of 8; 24 greedy tokens of each prompt."""
+    """logits [T, vocab] of the last prompt in chunks of 8; greedy tokens of each prompt."""
 
     logits: Tensor
     tokens: list[list[int]]
@@ -32,25 +32,42 @@ def free_addr() -> str:
         return f"127.0.0.1:{s.getsockname()[1]}"
 
 
-def run_rank(rank: int, size: int, addr: str, folders: list[Path], out: Path) -> None:
+@dataclass(frozen=True)
+class Work:
+    """What the ranks run: each model's logits of the last prompt, and greedy tokens of all."""
+
+    folders: list[Path]
+    prompts: list[list[int]]
+    num_new: int
+
+
+def run_rank(rank: int, size: int, addr: str, work: Work, out: Path) -> None:
     """One rank's process: loads and runs each model and writes what came out."""
     torch.set_num_threads(1)
     tp = init_tensor_parallel(rank, size, addr, torch.device("cpu"))
     results = []
-    for folder in folders:
+    for folder in work.folders:
         runner = load(folder, tp)
-        logits = runner.logits(PROMPTS[2], chunk=8)
+        logits = runner.logits(work.prompts[-1], chunk=8)
         num_params = sum(p.numel() for p in runner.model.parameters())
-        results.append((logits, runner.greedy(PROMPTS, 24), num_params))
+        results.append((logits, runner.greedy(work.prompts, work.num_new), num_params))
     torch.save(results, out / f"{rank}.pt")
     tp.close()
 
 
-def run_ranks(size: int, folders: list[Path], out: Path) -> list[list[Outputs]]:
+def run_ranks(
+    size: int,
+    folders: list[Path],
+    out: Path,
+    *,
+    prompts: list[list[int]] = PROMPTS,
+    num_new: int = 24,
+) -> list[list[Outputs]]:
     """Per rank, per model: what it gave."""
     addr = free_addr()
     spawn = multiprocessing.get_context("spawn")
-    args = [(rank, size, addr, folders, out) for rank in range(size)]
+    work = Work(folders, prompts, num_new)
+    args = [(rank, size, addr, work, out) for rank in range(size)]
     ranks = [spawn.Process(target=run_rank, args=a) for a in args]
     for process in ranks:
         process.start()

@@ -1,7 +1,9 @@
 """Tiny checkpoints of families without a transformers class, made from a relative that has one.
 
 Each maker writes the family's own names, packing and config keys, and returns the relative: the
-mathematics must be the same.
+mathematics must be the same. They are Llama for Exaone 3 and InternLM 2, Qwen 2 for Qwen 1, GLM for
+ChatGLM, Qwen 2 MoE for DeepSeek (v1), DBRX itself for its second spelling; Grok-1 has none and is
+written out in plain torch below.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -266,8 +268,43 @@ def grok(folder: Path) -> Any:
     return GrokReference(state, cap=3.0)
 
 
+def dbrx_by_expert(folder: Path) -> Any:
+    """DBRX as it was converted for quantization: single experts, and q, k and v apart."""
+    model: Any = make_hf_model("DbrxForCausalLM")
+    state = dict(model.state_dict())
+    experts = model.config.ffn_config.moe_num_experts
+    for i in range(BASE["num_hidden_layers"]):
+        attn = f"transformer.blocks.{i}.norm_attn_norm.attn"
+        fused = state.pop(f"{attn}.Wqkv.weight")
+        parts = fused.split([HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM])
+        state |= {f"{attn}.{x}_proj.weight": part for x, part in zip("qkv", parts, strict=True)}
+        mlp = f"transformer.blocks.{i}.ffn.experts"
+        for name in ("w1", "v1", "w2"):
+            for e, rows in enumerate(state.pop(f"{mlp}.mlp.{name}").chunk(experts)):
+                weight = rows.t() if name == "w2" else rows
+                state[f"{mlp}.mlp_experts.{e}.{name}.weight"] = weight
+    write(folder, model.config.to_dict(), state)
+    return model
+
+
+def write_presharded(source: Path, folder: Path, size: int) -> None:
+    """A Grok-1 checkpoint as files by rank: experts cut, the rest whole, under Mixtral's names."""
+    (folder / "config.json").write_text((source / "config.json").read_text())
+    names = {"moe_block": "block_sparse_moe", "linear.": "w1.", "linear_v.": "w3."}
+    names |= {"linear_1.": "w2.", ".attn.": ".self_attn.", "norm.scale": "norm.weight"}
+    state = rename(load_file(source / "model.safetensors"), names)
+    for rank in range(size):
+        own = dict(state)
+        for name, value in state.items():
+            if ".experts." in name:
+                dim = 1 if name.endswith("w2.weight") else 0
+                own[name] = value.chunk(size, dim=dim)[rank].clone()
+        torch.save(own, folder / f"pytorch_model-{rank:03d}.bin")
+
+
 MAKERS: dict[str, Callable[[Path], Any]] = {
     "ChatGLMModel": chatglm,
+    "DbrxForCausalLM, expert by expert": dbrx_by_expert,
     "DeepseekForCausalLM": deepseek,
     "ExaoneForCausalLM": exaone,
     "Grok1ModelForCausalLM": grok,

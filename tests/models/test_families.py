@@ -5,6 +5,7 @@ The reference is the transformers class; `renamed.py` says what it is where ther
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from models.checkpoints import ALL, Cache, Checkpoint, make
 from models.runner import load, random_tokens, relative_error
 from srt.families import READERS
 from srt.models.registry import MODELS
-from srt.tiny import write_tiny
+from srt.tiny import make_hf_model, write_tiny
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -41,6 +42,10 @@ LONG_ROPE = {
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("LlamaForCausalLM", {"attention_bias": True, "mlp_bias": True, "head_dim": 32}),
     ("LlamaForCausalLM", {"num_key_value_heads": 1, "tie_word_embeddings": True}),
+    (  # Llama 3.2
+        "LlamaForCausalLM",
+        {"rope_parameters": {**LLAMA3_ROPE, "factor": 32.0}, "tie_word_embeddings": True},
+    ),
     ("LlamaForCausalLM", {"rope_parameters": LLAMA3_ROPE}),
     (
         "LlamaForCausalLM",
@@ -108,6 +113,19 @@ def test_greedy_tokens_of_a_mixed_batch(checkpoints: Cache, family: str) -> None
     for prompt, tokens in zip(BATCH, out, strict=True):
         assert len(tokens) == NUM_NEW
         checkpoint.assert_greedy(prompt, tokens)
+
+
+def test_dynamic_rope_is_fixed_by_the_served_length(tmp_path: Path) -> None:
+    """InternLM 2's chat configs: plain rope up to the trained length, one wider base beyond."""
+    checkpoint = make(tmp_path, "InternLM2ForCausalLM")
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["rope_scaling"] = {"type": "dynamic", "factor": 2.0}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    check_logits(checkpoint)
+    theta = 10000.0 * (2.0 * 1024 / 512 - 1) ** (16 / 14)  # head_dim 16, 512 positions trained
+    rope = {"rope_type": "default", "rope_theta": theta}
+    wider = make_hf_model("LlamaForCausalLM", attention_bias=True, rope_parameters=rope)
+    check_logits(Checkpoint(tmp_path, wider), context_len=1024)
 
 
 def test_embedding_model_has_no_head(tmp_path: Path) -> None:

@@ -135,6 +135,8 @@ class DeepseekV2(Decoder):
         super().__init__(config, build)
         if config.mla is None:
             raise ValueError("latent attention needs an MlaConfig")
+        if not config.causal:
+            raise ValueError("latent attention is causal: is_causal false is not supported")
         cos_sin = cos_sin_table(config.rope, config.context_len, build.device)
         self.layers = nn.ModuleList(
             DeepseekV2Layer(config, config.mla, i, cos_sin, build) for i in range(config.num_layers)

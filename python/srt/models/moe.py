@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-from torch import Tensor
-
 from srt.models.llama import WEIGHTS, Llama, head_rules
 from srt.weights.table import Rule, Split
 
@@ -38,29 +36,34 @@ class DeepseekMoe(Llama):
 
 
 class Dbrx(Llama):
-    """One tensor holds all experts' w1 (gate), one v1 (up), one the transposed w2 (down)."""
+    """One tensor holds all experts' w1 (gate), one v1 (up), one the transposed w2 (down).
+
+    Conversions for quantization have the experts one by one, w2 not transposed.
+    """
 
     def weights(self) -> tuple[Rule, ...]:
         """See the class."""
         block, attn = "transformer.blocks.{}", "transformer.blocks.{}.norm_attn_norm.attn"
         norms, experts = "transformer.blocks.{}.norm_attn_norm", f"{block}.ffn.experts.mlp"
-        num_experts = self.config.moe.num_experts if self.config.moe else 0
-        stack = partial(stack_experts, num_experts=num_experts, transpose=False)
-        turned = partial(stack_experts, num_experts=num_experts, transpose=True)
         gate_up, down = "layers.{}.mlp.gate_up.weight", "layers.{}.mlp.down.weight"
-        column = partial(Rule, target=gate_up, split=Split.COLUMN, convert=stack, unstack=True)
+        qkv, one = "layers.{}.attn.qkv.weight", f"{block}.ffn.experts.mlp_experts.{{}}"
+        column = partial(Rule, target=gate_up, split=Split.COLUMN, unstack=True)
         return (
             Rule("transformer.wte.weight", "embed.weight", Split.VOCAB),
             Rule("transformer.norm_f.weight", "norm.weight"),
             Rule("lm_head.weight", "lm_head.weight", Split.VOCAB),
             Rule(f"{norms}.norm_1.weight", "layers.{}.attn_norm.weight"),
             Rule(f"{norms}.norm_2.weight", "layers.{}.mlp_norm.weight"),
-            Rule(f"{attn}.Wqkv.weight", "layers.{}.attn.qkv.weight", Split.COLUMN, ("q", "k", "v")),
+            Rule(f"{attn}.Wqkv.weight", qkv, Split.COLUMN, ("q", "k", "v")),
             Rule(f"{attn}.out_proj.weight", "layers.{}.attn.o.weight", Split.ROW),
             Rule(f"{block}.ffn.router.layer.weight", "layers.{}.mlp.router.weight"),
             column(f"{experts}.w1", part="gate"),
             column(f"{experts}.v1", part="up"),
-            Rule(f"{experts}.w2", down, Split.ROW, convert=turned, unstack=True),
+            Rule(f"{experts}.w2", down, Split.ROW, unstack=True),
+            *(Rule(f"{attn}.{x}_proj.weight", qkv, Split.COLUMN, x) for x in ("q", "k", "v")),
+            Rule(f"{one}.w1.weight", gate_up, Split.COLUMN, "gate", stacked=True),
+            Rule(f"{one}.v1.weight", gate_up, Split.COLUMN, "up", stacked=True),
+            Rule(f"{one}.w2.weight", down, Split.ROW, stacked=True),
         )
 
 
@@ -68,7 +71,7 @@ class Grok1(Llama):
     """SandwichLayers; an expert's linear is its gate, linear_v its up, linear_1 its down."""
 
     def weights(self) -> tuple[Rule, ...]:
-        """See the class; norms are called weight in some conversions."""
+        """See the class; pre-sharded checkpoints say weight, self_attn and block_sparse_moe."""
         names = {"pre_attn": "attn", "post_attn": "post_attn"}
         names |= {"pre_moe": "mlp", "post_moe": "post_mlp"}
         norms = tuple(
@@ -82,21 +85,23 @@ class Grok1(Llama):
                 ),
             )
         )
-        attn, qkv = "model.layers.{}.attn", "layers.{}.attn.qkv.weight"
+        qkv, o = "layers.{}.attn.qkv.weight", "layers.{}.attn.o.weight"
+        attention = tuple(
+            rule
+            for attn in ("model.layers.{}.attn", "model.layers.{}.self_attn")
+            for rule in (
+                *(Rule(f"{attn}.{x}_proj.weight", qkv, Split.COLUMN, x) for x in ("q", "k", "v")),
+                Rule(f"{attn}.o_proj.weight", o, Split.ROW),
+            )
+        )
         return (
             Rule("model.embed_tokens.weight", "embed.weight", Split.VOCAB),
             *norms,
-            *(Rule(f"{attn}.{x}_proj.weight", qkv, Split.COLUMN, x) for x in ("q", "k", "v")),
-            Rule(f"{attn}.o_proj.weight", "layers.{}.attn.o.weight", Split.ROW),
+            *attention,
             *expert_rules("moe_block", ("linear", "linear_v", "linear_1")),
+            *expert_rules("block_sparse_moe", ("w1", "w3", "w2")),
             *head_rules(self.config),
         )
-
-
-def stack_experts(rows: Tensor, *, num_experts: int, transpose: bool) -> Tensor:
-    """[num_experts * I, H] → [num_experts, I, H], or [num_experts, H, I]."""
-    stacked = rows.view(num_experts, -1, rows.shape[1])
-    return stacked.transpose(1, 2) if transpose else stacked
 
 
 def expert_rules(block: str, names: tuple[str, str, str]) -> tuple[Rule, ...]:

@@ -17,6 +17,7 @@ from srt.models.renamed import ChatGlm, Exaone, Headless, InternLm2, Qwen
 from srt.parallel import TensorParallel
 
 MODELS: dict[str, type[Decoder]] = {
+    "ChatGLMForCausalLM": ChatGlm,
     "ChatGLMForConditionalGeneration": ChatGlm,
     "ChatGLMModel": ChatGlm,
     "CohereForCausalLM": Cohere,

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-import torch
-from torch import Tensor
-
 from srt.models.llama import WEIGHTS, Llama
 from srt.weights.table import Rule, Split
 
@@ -41,7 +38,12 @@ class InternLm2(Llama):
     def weights(self) -> tuple[Rule, ...]:
         """See the class."""
         layer = "model.layers.{}"
-        unpack = partial(unpack_groups, num_groups=self.config.num_kv_heads)
+        runs = partial(
+            packed_rows,
+            num_heads=self.config.num_heads,
+            num_groups=self.config.num_kv_heads,
+            head_dim=self.config.head_dim,
+        )
         gate_up = "layers.{}.mlp.gate_up.weight"
         return (
             Rule("model.tok_embeddings.weight", "embed.weight", Split.VOCAB),
@@ -55,7 +57,7 @@ class InternLm2(Llama):
                     f"layers.{{}}.attn.qkv.{kind}",
                     Split.COLUMN,
                     QKV,
-                    convert=partial(unpack, head_dim=self.config.head_dim),
+                    runs=runs,
                 )
                 for kind in ("weight", "bias")
             ),
@@ -130,8 +132,21 @@ def lm_head(source: str, *, tied: bool) -> Rule:
     return Rule(source, None) if tied else Rule(source, "lm_head.weight", Split.VOCAB)
 
 
-def unpack_groups(packed: Tensor, *, num_groups: int, head_dim: int) -> Tensor:
-    """Rows [group: queries…, key, value] → all queries, all keys, all values."""
-    groups = packed.view(num_groups, -1, head_dim, *packed.shape[1:])
-    q, k, v = groups[:, :-2], groups[:, -2], groups[:, -1]
-    return torch.cat([part.reshape(-1, *packed.shape[1:]) for part in (q, k, v)])
+def packed_rows(
+    start: int, size: int, *, num_heads: int, num_groups: int, head_dim: int
+) -> list[tuple[int, int]]:
+    """Rows of all queries, all keys, all values → runs of rows [group: queries…, key, value]."""
+    per_group = num_heads // num_groups
+    runs: list[tuple[int, int]] = []
+    row = start
+    while row < start + size:
+        head, offset = divmod(row, head_dim)
+        kind, head_of_kind = (0, head) if head < num_heads else divmod(head - num_heads, num_groups)
+        if head < num_heads:
+            group, place = divmod(head_of_kind, per_group)
+        else:
+            group, place = head_of_kind, per_group + kind
+        count = min(head_dim - offset, start + size - row)
+        runs.append(((group * (per_group + 2) + place) * head_dim + offset, count))
+        row += count
+    return runs

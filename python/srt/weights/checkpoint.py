@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,9 @@ from torch import Tensor
 from srt.errors import LoadError
 from srt.gguf_file import GgufFile
 from srt.hf_config import read_json
+from srt.parallel import TensorParallel
 
+RANK_FILE = re.compile(r"-(\d{3})\.bin$")
 LOAD_FORMATS = ("auto", "safetensors", "pt", "gguf", "dummy")
 
 
@@ -47,10 +50,15 @@ class StoredTensor:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The weight files of one model, all in one format."""
+    """The weight files of one model, all in one format.
+
+    is_presharded: they are one rank's of a set that was cut for a number of ranks; some tensors
+        are whole, others this rank's share.
+    """
 
     files: tuple[Path, ...]
     file_format: str
+    is_presharded: bool = False
 
     def tensors(self) -> Iterator[StoredTensor]:
         """Every tensor, file by file. Raises LoadError for a file that cannot be read."""
@@ -62,12 +70,13 @@ class Checkpoint:
         return sum(file.stat().st_size for file in self.files)
 
 
-def open_checkpoint(source: Path, load_format: str) -> Checkpoint:
+def open_checkpoint(source: Path, load_format: str, tp: TensorParallel | None = None) -> Checkpoint:
     """Finds the weight files of a model.
 
     Args:
         source: a checkpoint folder, or a GGUF file.
         load_format: `--load-format`; auto takes safetensors before .bin.
+        tp: whose files are meant where they are cut by rank; None: the only rank's.
 
     Raises:
         LoadError: nothing of that format is there, or an index names a missing file.
@@ -84,9 +93,29 @@ def open_checkpoint(source: Path, load_format: str) -> Checkpoint:
         return Checkpoint((source,), "gguf")
     formats = ("safetensors", "pt", "gguf") if load_format == "auto" else (load_format,)
     for file_format in formats:
+        if file_format == "pt" and (cut := _presharded(source, tp or TensorParallel())):
+            return Checkpoint(cut, "pt", is_presharded=True)
         if files := _find_files(source, file_format):
             return Checkpoint(files, file_format)
     raise LoadError(f"{source} holds no weights in the format {' or '.join(formats)}")
+
+
+def _presharded(folder: Path, tp: TensorParallel) -> tuple[Path, ...]:
+    """This rank's files where they are named *-000.bin, *-001.bin, … by rank (Grok-1); else none.
+
+    Raises LoadError where the set was cut for another number of ranks.
+    """
+    by_rank: dict[int, list[Path]] = {}
+    for file in sorted(folder.glob("*.bin")):
+        if found := RANK_FILE.search(file.name):
+            by_rank.setdefault(int(found[1]), []).append(file)
+    if by_rank and sorted(by_rank) != list(range(tp.size)):
+        names = ", ".join(f"-{rank:03d}.bin" for rank in sorted(by_rank))
+        raise LoadError(
+            f"{folder} is cut for {len(by_rank)} ranks ({names}): --tp-size must be "
+            f"{len(by_rank)}, not {tp.size}"
+        )
+    return tuple(by_rank.get(tp.rank, ()))
 
 
 def _find_files(folder: Path, file_format: str) -> tuple[Path, ...]:

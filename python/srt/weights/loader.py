@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,8 +44,8 @@ def load_weights(
     if load_format == "dummy":
         fill_dummy(model)
         return
-    checkpoint = open_checkpoint(source, load_format)
-    filler = Filler(model, rules, tp)
+    checkpoint = open_checkpoint(source, load_format, tp)
+    filler = Filler(model, rules, tp, is_presharded=checkpoint.is_presharded)
     with Progress(checkpoint.num_bytes(), visible=tp.rank == 0) as progress:
         for tensor in checkpoint.tensors():
             filler.fill(tensor)
@@ -68,8 +68,9 @@ def check_weights(
     """
     if load_format == "dummy":
         return
-    filler = Filler(model, rules, tp, is_trial=True)
-    for tensor in open_checkpoint(source, load_format).tensors():
+    checkpoint = open_checkpoint(source, load_format, tp)
+    filler = Filler(model, rules, tp, is_trial=True, is_presharded=checkpoint.is_presharded)
+    for tensor in checkpoint.tensors():
         filler.fill(tensor)
     filler.check_complete()
 
@@ -78,6 +79,7 @@ class Filler:
     """Takes stored tensors one by one and copies this rank's slices into the parameters.
 
     is_trial: everything is read and checked, and nothing is copied.
+    is_presharded: tensors may hold this rank's share alone.
     """
 
     def __init__(
@@ -87,8 +89,10 @@ class Filler:
         tp: TensorParallel,
         *,
         is_trial: bool = False,
+        is_presharded: bool = False,
     ) -> None:
         self.tp = tp
+        self.is_presharded = is_presharded
         self.is_trial = is_trial
         self.params = dict(model.named_parameters())
         in_fp8 = any(name.endswith("weight_scale") for name in self.params)
@@ -109,11 +113,11 @@ class Filler:
             raise LoadError(
                 f"{tensor} belongs to {match.target}, which the model's config leaves out"
             )
-        if match.rule.convert is not None:
-            tensor = _converted(tensor, match.rule)
+        if match.rule.runs is not None:
+            tensor = _reordered(tensor, match.rule.runs)
         if match.rule.broadcast:
             tensor = self._one_a_row(match, tensor)
-        for each, stored in _unstacked(match, tensor):
+        for each, stored in self._unstacked(match, tensor):
             self._fill_one(each, stored)
 
     def _fill_one(self, match: Match, tensor: StoredTensor) -> None:
@@ -130,7 +134,24 @@ class Filler:
         missing = [name for name in self.params if not self._is_full(name)]
         if missing:
             shown = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
-            raise LoadError(f"the checkpoint does not fill {len(missing)} parameters: {shown}")
+            raise LoadError(
+                f"the checkpoint does not fill {len(missing)} parameters: {shown}; it lacks "
+                + " or ".join(self._sources_of_first_gap(missing[0]))
+            )
+
+    def _sources_of_first_gap(self, name: str) -> list[str]:
+        """Names of the tensor that a parameter lacks; several where checkpoints spell it so."""
+        filled = self.filled[name]
+        is_plain = not any(r.stacked or r.unstack for r in self.table.rules_of(name))
+        indices = [None] if is_plain else list(range(self.params[name].shape[0]))
+        gaps = [
+            (part, index)
+            for index in indices
+            for part in self.parts[name] or ("",)
+            if not filled[part, index]
+        ]
+        sources = [s for part, index in gaps[:1] for s in self.table.sources(name, part, index)]
+        return sources or [name]
 
     def _is_full(self, name: str) -> bool:
         filled = self.filled[name]
@@ -153,6 +174,8 @@ class Filler:
         if match.index is not None:
             dest = dest[self._local_index(match, dest.shape[0], tensor)]
         cut, dest, expected = self._plan(match.rule, part_name, parts, dest)
+        if self.is_presharded and tensor.shape == dest.shape:
+            cut, expected = None, tensor.shape  # the file holds this rank's share already
         if tensor.shape != expected:
             raise LoadError(f"{tensor} must have the shape {list(expected)} to fill {target}")
         value = tensor.read(cut)
@@ -184,6 +207,25 @@ class Filler:
         if values.numel() not in (1, rows):
             raise LoadError(f"{tensor} must hold 1 or {rows} scales to fill {match.target}")
         return _in_memory(tensor, values.expand(rows))
+
+    def _unstacked(
+        self, match: Match, tensor: StoredTensor
+    ) -> Iterator[tuple[Match, StoredTensor]]:
+        """The entries of a tensor that holds a whole stack; otherwise the tensor itself."""
+        if not match.rule.unstack:
+            yield match, tensor
+            return
+        target, is_row = str(match.target), match.rule.split is Split.ROW
+        count, out_size, in_size = self.params[target].shape
+        rows = sum(self.parts[target][name].full for name in match.rule.parts)
+        rows, columns = (in_size * self.tp.size, out_size) if is_row else (rows, in_size)
+        if tensor.shape != (count * rows, columns):
+            raise LoadError(
+                f"{tensor} must have the shape {[count * rows, columns]} to fill {target}"
+            )
+        for index in range(count):
+            entry = _entry(tensor, index, rows, transposed=is_row)
+            yield Match(match.rule, match.target, index), entry
 
     def _is_elsewhere(self, match: Match) -> bool:
         """Whether a stacked entry belongs to another rank."""
@@ -232,24 +274,28 @@ def _parts_of(model: nn.Module, param_name: str) -> dict[str, Part]:
     return dict(owner.parts) if isinstance(owner, HasParts) else {}
 
 
-def _converted(tensor: StoredTensor, rule: Rule) -> StoredTensor:
-    """The stored tensor after its rule's conversion, which needs all of it at once."""
-    assert rule.convert is not None
-    try:
-        whole = rule.convert(tensor.read(None))
-    except (RuntimeError, ValueError) as e:
-        raise LoadError(f"{tensor} has an unexpected layout: {e}") from e
+def _reordered(
+    tensor: StoredTensor, runs: Callable[[int, int], list[tuple[int, int]]]
+) -> StoredTensor:
+    """The stored tensor with its rows in the model's order; reads the asked ones only."""
 
-    return _in_memory(tensor, whole)
+    def read(cut: Slice | None) -> Tensor:
+        start, size = (0, tensor.shape[0]) if cut is None else (cut.start, cut.size)
+        return torch.cat([tensor.read(Slice(0, *run)) for run in runs(start, size)])
+
+    return replace(tensor, read=read)
 
 
-def _unstacked(match: Match, tensor: StoredTensor) -> Iterator[tuple[Match, StoredTensor]]:
-    """The entries of a tensor that holds a whole stack; otherwise the tensor itself."""
-    if not match.rule.unstack:
-        yield match, tensor
-        return
-    for index, entry in enumerate(tensor.read(None)):
-        yield Match(match.rule, match.target, index), _in_memory(tensor, entry)
+def _entry(tensor: StoredTensor, index: int, rows: int, *, transposed: bool) -> StoredTensor:
+    """The index-th entry of so many rows; reads the asked ones only."""
+    columns = tensor.shape[1]
+
+    def read(cut: Slice | None) -> Tensor:
+        start, size = (0, rows) if cut is None else (cut.start, cut.size)
+        value = tensor.read(Slice(0, index * rows + start, size))
+        return value.t() if transposed else value
+
+    return replace(tensor, shape=(columns, rows) if transposed else (rows, columns), read=read)
 
 
 def _in_memory(tensor: StoredTensor, whole: Tensor) -> StoredTensor:

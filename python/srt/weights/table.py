@@ -9,8 +9,6 @@ from enum import Enum
 from functools import cached_property
 from typing import Protocol, runtime_checkable
 
-from torch import Tensor
-
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -54,9 +52,11 @@ class Rule:
         part: which part of a fused parameter it is; several where the checkpoint is fused as well,
             in the order in which they lie along dim 0.
         stacked: the last number indexes dim 0 of the target (experts).
-        unstack: the (converted) tensor holds all entries of a stacked target along its dim 0.
+        unstack: the tensor holds the rows of all entries of a stacked target, entry by entry;
+            with Split.ROW each entry is transposed.
         broadcast: the tensor holds one value a row, or one for all rows (scales).
-        convert: applied to the whole tensor before it is cut, where the checkpoint's layout is odd.
+        runs: where the checkpoint orders rows its own way: rows [start, start + size) as the model
+            counts them → runs (start, size) of the checkpoint's rows, in that order.
     """
 
     source: str
@@ -64,7 +64,7 @@ class Rule:
     split: Split = Split.NONE
     part: str | tuple[str, ...] | None = None
     stacked: bool = False
-    convert: Callable[[Tensor], Tensor] | None = None
+    runs: Callable[[int, int], list[tuple[int, int]]] | None = None
     broadcast: bool = False
     unstack: bool = False
 
@@ -106,6 +106,27 @@ class WeightTable:
             if found := rule.pattern.fullmatch(name):
                 return _fill(rule, found.groups())
         return None
+
+    def rules_of(self, target: str) -> list[Rule]:
+        """The rules that fill a parameter."""
+        return [rule for rule in self.rules if rule.target and _numbers(rule.target, target)]
+
+    def sources(self, target: str, part: str, index: int | None) -> list[str]:
+        """The checkpoint names that would fill (a part of, an entry of) a parameter."""
+        names = []
+        for rule in self.rules_of(target):
+            if part not in (rule.parts or ("",)):
+                continue
+            found = _numbers(str(rule.target), target)
+            assert found is not None
+            numbers = (*found.groups(), str(index)) if rule.stacked else found.groups()
+            names.append(rule.source.format(*numbers))
+        return names
+
+
+def _numbers(pattern: str, name: str) -> re.Match[str] | None:
+    """The match of a name with `{}` for numbers."""
+    return re.fullmatch(re.escape(pattern).replace(r"\{\}", r"(\d+)"), name)
 
 
 def _shape_of_name(name: str) -> str:
