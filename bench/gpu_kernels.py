@@ -184,7 +184,8 @@ def experts() -> Iterator[Record]:
             ) -> Tensor:
                 return grouped_mm(x, up, dn, weights, chosen)
 
-            for kind, run in (("experts", ours), ("experts by grouped_mm", torchs)):
+            kinds = [("experts", ours), ("experts by grouped_mm", torchs)]
+            for kind, run in kinds:
                 samples = time_us([lambda a=a, run=run: run(*a) for a in inputs])
                 yield record(f"{kind} {model} {tokens}", params, samples, num_bytes, flops)
         route = partial(ops.route, torch.randn(32, num_experts, device="cuda"), top_k)

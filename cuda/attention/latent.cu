@@ -9,6 +9,7 @@ namespace {
 
 constexpr int kSmallRows = 16;  // a block of so few heads lets two CTAs share an SM
 constexpr int kMinTiles = 4;    // a CTA that works at all reads so many, where there are enough
+constexpr int kMaxParts = 16;   // of a unit: each has 32 KB for 16 heads, which one CTA joins
 
 struct LatentGrid {
   LatentBlocks blocks;
@@ -41,6 +42,7 @@ DecodeGrid latent_decode_grid(int num_q_heads, KvDtype /*kv*/, int num_sms) {
   out.plan.num_head_blocks = grid.blocks.count;
   out.plan.tile_tokens = 32;
   out.plan.min_tiles = kMinTiles;
+  out.plan.max_parts = kMaxParts;
   out.workspace_bytes = grid.bytes();
   return out;
 }

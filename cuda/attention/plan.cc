@@ -18,8 +18,8 @@ struct Cuts {
   }
 };
 
-Cuts make_cuts(int64_t num_tiles, const DecodePlanShape& shape) {
-  const int64_t wanted = (num_tiles + shape.min_tiles - 1) / shape.min_tiles;
+Cuts make_cuts(int64_t num_tiles, int64_t min_tiles, const DecodePlanShape& shape) {
+  const int64_t wanted = (num_tiles + min_tiles - 1) / min_tiles;
   const int64_t count = std::min<int64_t>(shape.num_ctas, wanted);
   return {count, num_tiles / count, num_tiles % count};
 }
@@ -59,6 +59,17 @@ int64_t count_tiles(const int32_t* seqs, int num_decode, const DecodePlanShape& 
   return total * shape.num_head_blocks;
 }
 
+// A CTA's least number of tiles: few parts of a unit are joined faster than many.
+int64_t least_tiles(const int32_t* seqs, int num_decode, const DecodePlanShape& shape) {
+  if (shape.max_parts == 0) return shape.min_tiles;
+  int longest = 0;
+  for (int i = 0; i < num_decode; ++i) {
+    const int len = seqs[i * message::kSeqWords + message::kSeqLen];
+    longest = std::max(longest, decode_tiles(len, shape.window_left, shape.tile_tokens).count);
+  }
+  return std::max(shape.min_tiles, (longest + shape.max_parts - 1) / shape.max_parts);
+}
+
 void write_record(const Walk& walk, const Cuts& cuts, int cta, int32_t* record) {
   const int64_t begin = cuts.begin(cta);
   const int64_t end = cuts.begin(cta + 1);
@@ -88,7 +99,8 @@ void plan_decode(const int32_t* seqs, int num_decode, const DecodePlanShape& sha
                  int32_t* records) {
   std::fill_n(records, static_cast<int64_t>(shape.num_ctas) * kWorkWords, 0);
   if (num_decode == 0) return;
-  const Cuts cuts = make_cuts(count_tiles(seqs, num_decode, shape), shape);
+  const Cuts cuts =
+      make_cuts(count_tiles(seqs, num_decode, shape), least_tiles(seqs, num_decode, shape), shape);
   Walk walk(seqs, shape);
   for (int cta = 0; cta < cuts.count; ++cta) {
     walk.seek(cuts.begin(cta));

@@ -37,6 +37,7 @@ struct DecodePlanShape {
   int num_head_blocks = 0;  // of one sequence
   int tile_tokens = 16;
   int min_tiles = 1;     // a CTA that works at all gets at least this many, while there are enough
+  int max_parts = 0;     // about so many CTAs share a unit at most; 0: no limit
   int window_left = -1;  // as in Scoring
 };
 

@@ -128,3 +128,14 @@ def test_too_small_message_names_both_sizes() -> None:
 def test_unknown_head_dim_is_refused() -> None:
     with pytest.raises(ValueError, match="head_dim 72"):
         native.DecodeGrid(8, 8, 72, num_sms=132)
+
+
+def test_a_latent_unit_has_few_parts() -> None:
+    """One long sequence is not cut for every CTA: its parts must be joined again."""
+    grid = native.DecodeGrid(16, 1, 576, num_sms=132)
+    for lens in ([8192], [8192, 5, 100], [100] * 64):
+        message = make_message(lens)
+        native.plan_decode(message, [(grid, -1)])
+        records = msg.section(message, int(message[OFF_WORK]), grid.num_ctas, WORK_WORDS)
+        check_plan(records, lens, grid)
+        assert records[:, 7].max() <= 17

@@ -10,12 +10,14 @@ from functools import cache
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from srt.batch import DecodeKind, ForwardBatch, StepBuffers
 from srt.core import native
 
 MAX_SKINNY_ROWS = 128
 MAX_ALWAYS_SKINNY_ROWS = 64
+MANY_ROWS = 128  # an expert; from here on torch's wgmma beats our mma.sync (docs/kernels.md)
 # Between the two row counts the skinny product wins for large weights alone (docs/kernels.md).
 MIN_LARGE_WEIGHT, MIN_LARGE_K = 30_000_000, 2048
 
@@ -319,6 +321,11 @@ def moe_experts(
 ) -> Tensor:
     """See `ops.experts_mlp`."""
     num_tokens, top_k = experts.shape
+    many = num_tokens * top_k >= MANY_ROWS * gate_up.shape[0]
+    if many and x.dtype == torch.bfloat16 and is_hopper(x.device):
+        return _experts_by_library(
+            x, gate_up, down, weights, experts, activation, shared, shared_gate
+        )
     words = native.cuda_moe_plan_words(num_tokens, top_k, gate_up.shape[0])
     plan = experts.new_empty(words)
     buffer = x.new_empty(experts.numel() * (down.shape[2] + x.shape[1]))
@@ -338,3 +345,29 @@ def moe_experts(
         **_launch(x),
     )
     return out
+
+
+def _experts_by_library(
+    x: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    weights: Tensor,
+    experts: Tensor,
+    activation: str,
+    shared: Tensor | None,
+    shared_gate: Tensor | None,
+) -> Tensor:
+    """Long prompts: torch's grouped GEMM, which takes bfloat16 alone. No sync either."""
+    top_k = experts.shape[1]
+    by_expert, order = experts.flatten().sort(stable=True)
+    ids = torch.arange(gate_up.shape[0], device=x.device, dtype=experts.dtype)
+    ends = torch.searchsorted(by_expert, ids, right=True, out_int32=True)
+    hidden = F.grouped_mm(x[order // top_k], gate_up.transpose(1, 2), offs=ends)
+    out = F.grouped_mm(act_and_mul(hidden, activation), down.transpose(1, 2), offs=ends)
+    rows = torch.empty_like(out)
+    rows[order] = out
+    y = torch.einsum("tkh,tk->th", rows.view(-1, top_k, x.shape[1]).float(), weights)
+    if shared is not None:
+        gate = 1.0 if shared_gate is None else torch.sigmoid(shared_gate.float())
+        y += gate * shared
+    return y.to(x.dtype)
