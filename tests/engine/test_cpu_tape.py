@@ -11,6 +11,7 @@ import torch
 from engine.driver import driver, greedy, random_prompts
 from srt.core import native
 from srt.engine.cpu_tape import MAX_BATCH, DecodeTapes
+from srt.tiny import write_tiny
 
 
 def test_tapes_change_no_token_and_no_logprob(tiny: tuple[Path, Any]) -> None:
@@ -27,6 +28,20 @@ def test_tapes_change_no_token_and_no_logprob(tiny: tuple[Path, Any]) -> None:
     taped, eager_run = runs
     assert [o.tokens for o in taped] == [o.tokens for o in eager_run]
     assert [o.logprobs for o in taped] == [o.logprobs for o in eager_run]
+
+
+@pytest.mark.parametrize("family", ["MixtralForCausalLM", "Qwen2MoeForCausalLM"])
+def test_experts_are_recorded_too(tmp_path: Path, family: str) -> None:
+    """A replay routes and sorts anew."""
+    write_tiny(tmp_path, family)
+    prompts = random_prompts(4, 40, 320)
+    runs = []
+    for eager in (False, True):
+        with driver(tmp_path, disable_cuda_graph=eager) as d:
+            runs.append([o.tokens for o in d.run(prompts, greedy(12))])
+            tapes = d.engine.worker.tapes
+            assert tapes is None or tapes.sizes == [4]
+    assert runs[0] == runs[1]
 
 
 def test_a_step_with_torch_arithmetic_is_not_recorded() -> None:

@@ -52,6 +52,20 @@ def test_pickled_bin(tmp_path: Path, tiny_llama: TiedLlama, zipped: bool) -> Non
     assert torch.equal(load(tmp_path).logits(TOKENS), load(folder).logits(TOKENS))
 
 
+def test_sharded_bin(tmp_path: Path, tiny_llama: TiedLlama) -> None:
+    """Five-digit shards with an index: no files by rank, though they end in digits too."""
+    folder, hf = tiny_llama
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    items = list(hf.state_dict().items())
+    weight_map = {}
+    for i, part in enumerate((items[: len(items) // 2], items[len(items) // 2 :])):
+        name = f"pytorch_model-{i + 1:05d}-of-00002.bin"
+        torch.save(dict(part), tmp_path / name)
+        weight_map |= {key: name for key, _ in part}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    assert torch.equal(load(tmp_path).logits(TOKENS), load(folder).logits(TOKENS))
+
+
 def test_bin_with_code_is_refused(tmp_path: Path, tiny_llama: TiedLlama) -> None:
     (tmp_path / "config.json").write_text((tiny_llama[0] / "config.json").read_text())
     torch.save({"model.norm.weight": Path("x")}, tmp_path / "pytorch_model.bin")
