@@ -150,5 +150,6 @@ def activation_values(config: ModelConfig, tp_size: int) -> int:
     mlp = 3 * config.intermediate_size // tp_size
     if config.moe is not None:
         size = config.moe.intermediate_size // tp_size
-        mlp = max(mlp, config.moe.top_k * (size + hidden) + 3 * config.moe.shared_size // tp_size)
+        chosen = config.moe.top_k * (2 * size + 4 * hidden)  # the sum over experts is in float32
+        mlp = max(mlp, chosen + 3 * config.moe.shared_size // tp_size)
     return 3 * hidden + max(attention, mlp)

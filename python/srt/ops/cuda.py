@@ -363,7 +363,9 @@ def _experts_by_library(
     ids = torch.arange(gate_up.shape[0], device=x.device, dtype=experts.dtype)
     ends = torch.searchsorted(by_expert, ids, right=True, out_int32=True)
     hidden = F.grouped_mm(x[order // top_k], gate_up.transpose(1, 2), offs=ends)
-    out = F.grouped_mm(act_and_mul(hidden, activation), down.transpose(1, 2), offs=ends)
+    hidden = act_and_mul(hidden, activation)
+    out = F.grouped_mm(hidden, down.transpose(1, 2), offs=ends)
+    del hidden  # prompts are long: what is not needed goes before the next piece comes
     rows = torch.empty_like(out)
     rows[order] = out
     y = torch.einsum("tkh,tk->th", rows.view(-1, top_k, x.shape[1]).float(), weights)
