@@ -303,6 +303,7 @@ def test_internlm2(tmp_path: Path, sp_model: bytes, processor: Any) -> None:
         "added_tokens_decoder": {
             "3": {"content": "<|im_end|>", "special": True},
             "4": {"content": "<|im_start|>", "special": True},
+            "900": {"content": "<tool>", "special": False},
         },
         "bos_token": "<s>",
         "eos_token": "</s>",
@@ -314,7 +315,8 @@ def test_internlm2(tmp_path: Path, sp_model: bytes, processor: Any) -> None:
     expected = [1, 4, *processor.encode("user\n你好"), 3, *processor.encode("\n")]
     assert chat_ids(tokenizer, MESSAGES[:1]) == expected
     assert tokenizer.encode("Hello") == [1, *processor.encode("Hello")]
-    assert tokenizer.decode([4, 3]) == ""
+    assert tokenizer.decode([4, 900, 3]) == "<tool>"
+    assert tokenizer.encode("<tool>") == [1, 900]
     assert tokenizer.decode([4, 3], skip_special_tokens=False) == "<|im_start|><|im_end|>"
 
 

@@ -54,6 +54,12 @@ def added_tokens(path: Path, config: dict[str, Any]) -> dict[str, int]:
     return {text: int(i) for text, i in read_json(path / "added_tokens.json").items()}
 
 
+def shown_tokens(config: dict[str, Any]) -> frozenset[str]:
+    """Added tokens that are no special ones: text shows them."""
+    listed = config.get("added_tokens_decoder") or {}
+    return frozenset(spec["content"] for spec in listed.values() if spec.get("special") is False)
+
+
 def chat_template(path: Path, config: dict[str, Any]) -> str | None:
     """The checkpoint's own chat template."""
     file = path / "chat_template.jinja"

@@ -21,6 +21,7 @@ from srt.text.checkpoint_files import (
     model_eos_ids,
     named_tokens,
     read_json,
+    shown_tokens,
 )
 from srt.text.sentencepiece_vocab import SentencePieceBackend, SentencePieceModel
 from srt.text.tiktoken_vocab import (
@@ -98,7 +99,9 @@ class _Source:
             more.append(own)
         vocabulary = Vocabulary(
             pieces=pieces,
-            special=frozenset(special.values()),
+            special=frozenset(
+                i for text, i in special.items() if text not in shown_tokens(self.config)
+            ),
             added=frozenset(special.values()),
             eos_ids=tuple(dict.fromkeys((*model_eos_ids(self.folder), *more))),
             bos_id=ids.get("bos_token"),
