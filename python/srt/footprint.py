@@ -123,8 +123,10 @@ def expert_counts(config: ModelConfig, moe: MoeConfig, tp_size: int) -> WeightCo
 
 
 def indivisible(config: ModelConfig, tp_size: int) -> str:
-    """What `tp_size` ranks cannot share evenly, or an empty string."""
-    sizes = {"attention heads": config.num_heads}
+    """What `tp_size` ranks cannot share, or an empty string. Groups of heads need not be even."""
+    sizes: dict[str, int] = {}
+    if config.mla is not None or config.num_kv_heads < tp_size:
+        sizes["attention heads"] = config.num_heads
     if config.moe is None or not all(config.moe.layers):
         sizes["intermediate_size"] = config.intermediate_size
     if config.moe is not None:
@@ -133,14 +135,15 @@ def indivisible(config: ModelConfig, tp_size: int) -> str:
     for what, size in sizes.items():
         if size % tp_size:
             return f"{what} ({size})"
-    low, high = sorted((config.num_kv_heads, tp_size))
-    return f"kv heads ({config.num_kv_heads})" if config.mla is None and high % low else ""
+    is_repeated = config.mla is None and config.num_kv_heads < tp_size
+    is_uneven = is_repeated and tp_size % config.num_kv_heads
+    return f"kv heads ({config.num_kv_heads})" if is_uneven else ""
 
 
 def activation_values(config: ModelConfig, tp_size: int) -> int:
     """Numbers that a token has at once, in the layer that has most."""
     hidden, dim = config.hidden_size, config.head_dim
-    heads = config.num_heads // tp_size
+    heads = -(-config.num_heads // tp_size)
     if config.mla is not None:
         row = config.mla.kv_rank + config.mla.rope_dim
         attention = row + heads * (dim + row + config.mla.kv_rank)

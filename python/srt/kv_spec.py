@@ -25,12 +25,19 @@ class KvSpec:
         return self.num_layers * self.num_kv_heads * (self.head_dim + self.v_head_dim)
 
 
-def kv_spec(config: ModelConfig, tp_size: int) -> KvSpec:
-    """The pool of one rank: kv heads shared out, or one each where ranks outnumber them.
+def own_kv_heads(num_kv_heads: int, rank: int, tp_size: int) -> range:
+    """The kv heads of a rank: a share, of one more on some ranks where it is not even; or one that
+    other ranks have too, where ranks outnumber heads. No rank has more than the last."""
+    first = rank * num_kv_heads // tp_size
+    return range(first, max(first + 1, (rank + 1) * num_kv_heads // tp_size))
+
+
+def kv_spec(config: ModelConfig, tp_size: int, rank: int) -> KvSpec:
+    """The pool of one rank.
 
     Latent attention keeps one row for all heads, which every rank holds.
     """
     if config.mla is not None:
         return KvSpec(config.num_layers, 1, config.mla.kv_rank + config.mla.rope_dim, 0)
-    kv_heads = max(1, config.num_kv_heads // tp_size)
+    kv_heads = len(own_kv_heads(config.num_kv_heads, rank, tp_size))
     return KvSpec(config.num_layers, kv_heads, config.head_dim, config.head_dim)

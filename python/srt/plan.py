@@ -123,7 +123,7 @@ def make_budget(config: ModelConfig, dtype: str, choice: Choice, gpu_bytes: int)
     tp = choice.tp_size
     weights = weight_counts(config, tp).num_bytes(itemsize, fp8=choice.fp8)
     kv_itemsize = itemsize if choice.kv_cache_dtype == "auto" else 1
-    per_token = kv_spec(config, tp).values_per_token * kv_itemsize
+    per_token = kv_spec(config, tp, tp - 1).values_per_token * kv_itemsize
     row_bytes = 4 * -(-choice.context_len // choice.page_size)
     max_running = choice.max_running or min(
         DEFAULT_MAX_RUNNING["cuda"], max(1, PAGE_TABLE_CAP_BYTES // row_bytes)

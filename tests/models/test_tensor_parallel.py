@@ -21,6 +21,10 @@ from srt.tiny import write_tiny
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("LlamaForCausalLM", {}),
     ("LlamaForCausalLM", {"num_key_value_heads": 1, "attention_bias": True, "mlp_bias": True}),
+    (
+        "LlamaForCausalLM",
+        {"hidden_size": 96, "num_attention_heads": 6, "num_key_value_heads": 3},
+    ),  # 2 groups and 1
     ("Phi3ForCausalLM", {"vocab_size": 329}),  # fused in the checkpoint; vocabulary padded
     ("Qwen2ForCausalLM", {"tie_word_embeddings": True}),
     ("Qwen3ForCausalLM", {}),
@@ -72,7 +76,7 @@ def test_two_ranks_equal_one(
     ("changes", "message"),
     [
         (
-            {"hidden_size": 48, "num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 16},
+            {"hidden_size": 48, "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 16},
             "heads 3 cannot",
         ),
         ({"intermediate_size": 97}, "intermediate size 97 cannot"),

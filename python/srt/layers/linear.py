@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from srt import ops
+from srt.kv_spec import own_kv_heads
 from srt.layers.build import Build, even_share, lay_out
 from srt.quant.fp8 import make_fp8_matrix, project
+from srt.weights.table import Part
 
 
 class Replicated(nn.Module):
@@ -98,26 +100,28 @@ class QkvLinear(ColumnParallel):
     ) -> None:
         tp = build.tp
         num_heads, num_kv_heads = heads
-        self_heads = even_share(num_heads, tp, "number of attention heads")
+        own = own_kv_heads(num_kv_heads, tp.rank, tp.size)
         if num_kv_heads >= tp.size:
-            self_kv = even_share(num_kv_heads, tp, "number of kv heads")
-            first_kv = tp.rank * self_kv
+            group = num_heads // num_kv_heads
+            first_head, self_heads = own.start * group, len(own) * group
         else:
+            self_heads = even_share(num_heads, tp, "number of attention heads")
+            first_head = tp.rank * self_heads
             if tp.size % num_kv_heads:
                 raise ValueError(f"{num_kv_heads} kv heads cannot be repeated over {tp.size} ranks")
-            self_kv, first_kv = 1, tp.rank * num_kv_heads // tp.size
-        q = (num_heads * head_dim, tp.rank * self_heads * head_dim, self_heads * head_dim)
-        kv = (num_kv_heads * head_dim, first_kv * head_dim, self_kv * head_dim)
+        q = (num_heads * head_dim, first_head * head_dim, self_heads * head_dim)
+        kv = (num_kv_heads * head_dim, own.start * head_dim, len(own) * head_dim)
         super().__init__(hidden_size, {"q": q, "k": kv, "v": kv}, build, bias=bias)
         self.num_heads = self_heads
-        self.num_kv_heads = self_kv
+        self.num_kv_heads = len(own)
         self.q_size = self_heads * head_dim
-        self.kv_size = self_kv * head_dim
+        self.kv_size = len(own) * head_dim
 
 
 class RowParallel(nn.Module):
     """y = Σ over ranks of x Wᵀ, plus b: each rank holds its share of the input features.
 
+    columns: that share where it is given by the layer before; otherwise an even one.
     reduce=False leaves the sum over ranks to the caller, who may have more to add first.
     """
 
@@ -129,14 +133,18 @@ class RowParallel(nn.Module):
         *,
         bias: bool = False,
         reduce: bool = True,
+        columns: Part | None = None,
     ) -> None:
         super().__init__()
         if bias and not reduce:
             raise ValueError("a bias is added after the sum over ranks")
         self.tp = build.tp
         self.reduce = reduce
-        share = even_share(in_size, build.tp, "input size")
-        self.weight, self.weight_scale = make_matrix(out_size, share, build)
+        if columns is None:
+            share = even_share(in_size, build.tp, "input size")
+            columns = Part(in_size, build.tp.rank * share, share, 0)
+        self.columns = columns
+        self.weight, self.weight_scale = make_matrix(out_size, columns.size, build)
         self.bias = build.empty(out_size) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:

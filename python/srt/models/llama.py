@@ -28,7 +28,9 @@ class LlamaAttention(nn.Module):
         self.qkv = QkvLinear(
             config.hidden_size, heads, config.head_dim, build, bias=config.qkv_bias
         )
-        self.o = RowParallel(size, config.hidden_size, build, bias=config.o_bias)
+        self.o = RowParallel(
+            size, config.hidden_size, build, bias=config.o_bias, columns=self.qkv.parts["q"]
+        )
         self.head_dim = config.head_dim
         self.clip = config.qkv_clip
         self.q_norm = head_norm(config, self.qkv.parts["q"], build)

@@ -17,7 +17,7 @@ from srt.weights.checkpoint import Slice, StoredTensor, open_checkpoint
 from srt.weights.dummy import fill_dummy
 from srt.weights.progress import Progress
 from srt.weights.scales import scale_rules
-from srt.weights.table import HasParts, Match, Part, Rule, Split, WeightTable
+from srt.weights.table import HasColumns, HasParts, Match, Part, Rule, Split, WeightTable
 
 WIDE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -98,6 +98,7 @@ class Filler:
         in_fp8 = any(name.endswith("weight_scale") for name in self.params)
         self.table = WeightTable(rules + (scale_rules(rules) if in_fp8 else ()))
         self.parts = {name: _parts_of(model, name) for name in self.params}
+        self.columns = {name: _columns_of(model, name) for name in self.params}
         self.filled: dict[str, Counter[tuple[str, int | None]]] = {
             n: Counter() for n in self.params
         }
@@ -173,7 +174,7 @@ class Filler:
         parts = self.parts[target]
         if match.index is not None:
             dest = dest[self._local_index(match, dest.shape[0], tensor)]
-        cut, dest, expected = self._plan(match.rule, part_name, parts, dest)
+        cut, dest, expected = self._plan(match.rule, part_name, parts, self.columns[target], dest)
         if self.is_presharded and tensor.shape == dest.shape:
             cut, expected = None, tensor.shape  # the file holds this rank's share already
         if tensor.shape != expected:
@@ -245,7 +246,12 @@ class Filler:
         return index
 
     def _plan(
-        self, rule: Rule, part_name: str, parts: dict[str, Part], dest: Tensor
+        self,
+        rule: Rule,
+        part_name: str,
+        parts: dict[str, Part],
+        columns: Part | None,
+        dest: Tensor,
     ) -> tuple[Slice | None, Tensor, tuple[int, ...]]:
         """Which slice of the stored tensor, where it goes, and the shape the whole must have."""
         shape = tuple(dest.shape)
@@ -253,8 +259,10 @@ class Filler:
             return None, dest, shape
         if rule.split is Split.ROW:
             size = shape[-1]
-            cut = Slice(len(shape) - 1, self.tp.rank * size, size)
-            return cut, dest, (*shape[:-1], size * self.tp.size)
+            even = Part(size * self.tp.size, self.tp.rank * size, size, 0)
+            columns = columns or even
+            cut = Slice(len(shape) - 1, columns.start, size)
+            return cut, dest, (*shape[:-1], columns.full)
         if not parts:
             parts = {"": Part(shape[0] * self.tp.size, self.tp.rank * shape[0], shape[0], 0)}
         part = parts[part_name]
@@ -266,6 +274,12 @@ class Filler:
             dest[part.size :].zero_()
         cut = Slice(0, before + part.start, part.size)
         return cut, dest.narrow(0, part.offset, part.size), (rows, *shape[1:])
+
+
+def _columns_of(model: nn.Module, param_name: str) -> Part | None:
+    """The columns that a parameter holds, where its module says so."""
+    owner = model.get_submodule(param_name.rpartition(".")[0])
+    return owner.columns if isinstance(owner, HasColumns) else None
 
 
 def _parts_of(model: nn.Module, param_name: str) -> dict[str, Part]:

@@ -31,6 +31,13 @@ class HasParts(Protocol):
     parts: Mapping[str, Part]
 
 
+@runtime_checkable
+class HasColumns(Protocol):
+    """A module whose matrix holds these columns of the checkpoint's."""
+
+    columns: Part
+
+
 class Split(Enum):
     """How a checkpoint tensor is cut over the ranks."""
 
