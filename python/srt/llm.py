@@ -13,6 +13,7 @@ import queue
 import threading
 from array import array
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
@@ -31,6 +32,7 @@ from srt.text.grammar_checker import (
     GrammarChecker,
     check_settings,
     open_checker,
+    refuse,
     vocabulary_of,
 )
 from srt.text.sampling import (
@@ -257,9 +259,8 @@ class Engine:
             raise UnsupportedParameter(
                 f"{field} needs a tokenizer and a grammar_backend, and one is turned off", field
             )
-        compiling = self._grammars.check(grammar, field)
-        if compiling is not None:
-            compiling.result()
+        verdict = self._grammars.judge(grammar)
+        refuse(verdict.result() if isinstance(verdict, Future) else verdict, field)
 
     def _start(
         self, jobs: list[Job], on_news: Callable[[int, Answer], None]

@@ -66,6 +66,7 @@ def test_the_environment_counts_where_no_flag_does() -> None:
         (["--page-size", "24"], {}, "--page-size is 24; it must be a power of two"),
         (["--json-model-override-args", "{"], {}, "--json-model-override-args is not JSON"),
         (["--load-format", "npcache"], {}, "--load-format npcache is refused"),
+        (["--grammar-backend", "xgrammar"], {}, "xgrammar is refused: grammars are compiled by"),
         ([], {"SRT_PORT": "x"}, "$SRT_PORT is 'x'; it must be int"),
         ([], {"SRT_SELF_CHECK": "maybe"}, "$SRT_SELF_CHECK is 'maybe'"),
     ],

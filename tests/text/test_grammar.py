@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future
 from functools import reduce
 from typing import Any
 
 import pytest
 
 from byte_vocabulary import byte_vocabulary
-from srt.errors import InvalidParameter, RequestError, UnsupportedParameter
+from srt.errors import InvalidParameter, QueueFull, RequestError, UnsupportedParameter
 from srt.grammar_compiler import check_whitespace
 from srt.text.grammar import choice_grammar, ebnf_grammar, regex_grammar, schema_grammar
-from srt.text.grammar_checker import GrammarChecker
+from srt.text.grammar_checker import MAX_PENDING, GrammarChecker, refuse
+from srt.text.grammar_worker import Verdict
 from srt.types import Grammar
 
 UNIQUE = {"type": "array", "uniqueItems": True}
@@ -25,11 +27,14 @@ def checker() -> Iterator[GrammarChecker]:
     made.close()
 
 
+def check(checker: GrammarChecker, grammar: Grammar) -> None:
+    verdict = checker.judge(grammar)
+    refuse(verdict.result(60.0) if isinstance(verdict, Future) else verdict, "it")
+
+
 def complaint(checker: GrammarChecker, grammar: Grammar) -> str | None:
     try:
-        compiling = checker.check(grammar, "it")
-        if compiling is not None:
-            compiling.result(60.0)
+        check(checker, grammar)
     except RequestError as error:
         return error.message if error.param == "it" else f"{error.param} instead of it"
     return None
@@ -76,7 +81,7 @@ def test_what_is_wrong_in_a_schema_has_a_pointer(
 )
 def test_what_can_be_used(checker: GrammarChecker, grammar: Grammar) -> None:
     assert complaint(checker, grammar) is None
-    assert checker.check(grammar, "it") is None, "it is remembered"
+    assert checker.judge(grammar) == Verdict(), "it is remembered"
 
 
 @pytest.mark.parametrize(
@@ -103,9 +108,9 @@ def test_what_is_wrong_elsewhere(checker: GrammarChecker, grammar: Grammar, said
 def test_kinds_of_refusal(checker: GrammarChecker) -> None:
     for _ in range(2):  # compiled, then remembered
         with pytest.raises(UnsupportedParameter):
-            _check(checker, schema_grammar(UNIQUE, "it"))
+            check(checker, schema_grammar(UNIQUE, "it"))
         with pytest.raises(InvalidParameter):
-            _check(checker, regex_grammar("a(", "it"))
+            check(checker, regex_grammar("a(", "it"))
 
 
 def test_what_overflows_the_compiler_costs_one_process(checker: GrammarChecker) -> None:
@@ -120,7 +125,12 @@ def test_whitespace_patterns() -> None:
     assert check_whitespace("(") == "unclosed group"
 
 
-def _check(checker: GrammarChecker, grammar: Grammar) -> None:
-    compiling = checker.check(grammar, "it")
-    if compiling is not None:
-        compiling.result(60.0)
+def test_many_who_ask_the_same_wait_for_one_compilation(checker: GrammarChecker) -> None:
+    grammar = schema_grammar({"type": "integer", "maximum": 12345}, "it")
+    asked = [checker.judge(grammar) for _ in range(3 * MAX_PENDING)]
+    assert len({id(one) for one in asked if isinstance(one, Future)}) <= 1
+    check(checker, grammar)
+    others = [regex_grammar(f"a{{{i}}}", "it") for i in range(1, 5 * MAX_PENDING)]
+    with pytest.raises(QueueFull):
+        assert [checker.judge(other) for other in others]
+    check(checker, grammar)

@@ -9,6 +9,7 @@ import sys
 import time
 import uuid
 from collections.abc import Sequence as Seq
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import msgspec
@@ -20,7 +21,7 @@ from srt.server.batches.runner import BatchRunner
 from srt.server.engine_client import EngineClient
 from srt.server.generation import Generation, Prompt, Sequence
 from srt.text.chat import ChatFormat
-from srt.text.grammar_checker import GrammarChecker
+from srt.text.grammar_checker import GrammarChecker, refuse
 from srt.text.reply import ReplyFormat
 from srt.text.sampling import Limits, Sampling, check_prompt_len
 from srt.text.tokenizer import Tokenizer
@@ -138,9 +139,10 @@ class Service:
                 "--grammar-backend none",
                 field_name,
             )
-        compiling = self.grammars.check(grammar, field_name)
-        if compiling is not None:
-            await asyncio.wrap_future(compiling)
+        verdict = self.grammars.judge(grammar)
+        if isinstance(verdict, Future):  # others may wait for it too: shielded
+            verdict = await asyncio.shield(asyncio.wrap_future(verdict))
+        refuse(verdict, field_name)
 
     def check_priority(self, priority: int | None) -> int:
         """A request's priority. Raises UnsupportedParameter if the server does not honour it."""

@@ -25,7 +25,7 @@ from srt.text.tokenizer import Tokenizer
 from srt.types import Grammar
 
 NUM_WORKERS = 2
-MAX_WAITING = 64
+MAX_PENDING = 64
 CACHE_SIZE = 2048
 START_TIMEOUT_S = 60.0
 
@@ -70,31 +70,26 @@ class GrammarChecker:
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
         self._verdicts: OrderedDict[bytes, Verdict] = OrderedDict()
-        self._num_waiting = 0
+        self._pending: dict[bytes, Future[Verdict]] = {}
         self._idle: list[_Worker] = []
         self._all: set[_Worker] = set()
         self._is_closed = False
         self._threads = ThreadPoolExecutor(NUM_WORKERS, "srt-grammar")
 
-    def check(self, grammar: Grammar, field: str) -> Future[None] | None:
-        """None: it can be used. Else the future says so by returning, or raises a RequestError.
-
-        Raises:
-            RequestError: it is known that the grammar cannot be used, or too many wait.
-        """
+    def judge(self, grammar: Grammar) -> Verdict | Future[Verdict]:
+        """Whether a grammar can be used: at once if that is known. Raises QueueFull."""
         key = _key(grammar)
         with self._lock:
             known = self._verdicts.get(key)
             if known is not None:
                 self._verdicts.move_to_end(key)
-            elif self._num_waiting >= MAX_WAITING:
-                raise QueueFull(f"{self._num_waiting} grammars wait to be compiled; try again")
-            else:
-                self._num_waiting += 1
-        if known is None:
-            return self._threads.submit(self._compile, key, grammar, field)
-        _raise_for(known, field)
-        return None
+                return known
+            pending = self._pending.get(key)
+            if pending is None:
+                if len(self._pending) >= MAX_PENDING:
+                    raise QueueFull(f"{MAX_PENDING} grammars wait to be compiled; try again")
+                pending = self._pending[key] = self._threads.submit(self._judge, key, grammar)
+            return pending
 
     def close(self) -> None:
         """End the workers; what still waits is refused."""
@@ -105,19 +100,19 @@ class GrammarChecker:
         for worker in list(self._all):  # some may have started meanwhile
             worker.dispose()
 
-    def _compile(self, key: bytes, grammar: Grammar, field: str) -> None:
+    def _judge(self, key: bytes, grammar: Grammar) -> Verdict:
+        verdict = None
         try:
             verdict = self._ask(grammar)
         finally:
             with self._lock:
-                self._num_waiting -= 1
-        if verdict is None:  # perhaps the machine was busy: not kept
-            raise InvalidParameter(f"{field}: it was not compiled in {self._timeout_s:g} s", field)
-        with self._lock:
-            self._verdicts[key] = verdict
-            if len(self._verdicts) > CACHE_SIZE:
-                self._verdicts.popitem(last=False)
-        _raise_for(verdict, field)
+                del self._pending[key]
+                if verdict is not None:
+                    self._verdicts[key] = verdict
+                if len(self._verdicts) > CACHE_SIZE:
+                    self._verdicts.popitem(last=False)
+        # Not kept: perhaps the machine was busy.
+        return verdict or Verdict(f"it was not compiled in {self._timeout_s:g} s")
 
     def _ask(self, grammar: Grammar) -> Verdict | None:
         """None: not in time."""
@@ -134,7 +129,7 @@ class GrammarChecker:
         self._all.discard(worker)
         worker.dispose()
         if self._is_closed:
-            raise InvalidParameter("the server is shutting down")
+            return Verdict("the server is shutting down")
         if time.monotonic() - begin >= self._timeout_s:
             return None
         return Verdict("compiling it takes more memory or nesting than is allowed")
@@ -206,7 +201,8 @@ def _key(grammar: Grammar) -> bytes:
     return hashlib.sha256(f"{grammar.kind}\0{grammar.source}".encode("utf-8", "replace")).digest()
 
 
-def _raise_for(verdict: Verdict, field: str) -> None:
+def refuse(verdict: Verdict, field: str) -> None:
+    """Raises the RequestError that a verdict comes to; `field` is what the client calls it."""
     if verdict.error is None:
         return
     kind: type[RequestError] = UnsupportedParameter if verdict.is_unsupported else InvalidParameter
