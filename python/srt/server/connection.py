@@ -28,6 +28,7 @@ class Connection(HttpToolsProtocol):
     on_writable: Callable[[], object] | None = None
     _in_head = True
     _num_head_bytes = 0
+    _has_completed = False  # a request, while `data_received` runs
     _head_timer: asyncio.TimerHandle | None = None
 
     @property
@@ -52,9 +53,10 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """It has sent something."""
+        self._has_completed = False
         super().data_received(data)
-        if not self._in_head or self.transport.is_closing():
-            return
+        if not self._in_head or self._has_completed or self.transport.is_closing():
+            return  # a whole request may come at once; its body is no part of the next head
         self._num_head_bytes += len(data)
         if self._num_head_bytes > MAX_HEAD_BYTES:
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
@@ -74,6 +76,7 @@ class Connection(HttpToolsProtocol):
         """Its body is here; bytes from now on are another request's head."""
         super().on_message_complete()
         self._in_head, self._num_head_bytes = True, 0
+        self._has_completed = True
 
     def resume_writing(self) -> None:
         """The client has read enough."""
