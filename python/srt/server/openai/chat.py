@@ -30,7 +30,12 @@ from srt.server.openai.answer import (
     usage,
 )
 from srt.server.openai.constraint import constrained
-from srt.server.openai.messages import num_chars, template_message, template_tools
+from srt.server.openai.messages import (
+    num_chars,
+    num_content_chars,
+    template_message,
+    template_tools,
+)
 from srt.server.openai.reply import ReplyTeller
 from srt.server.openai.schemas import CHAT_NAMES, ChatBody, StreamOptions, sampling_fields
 from srt.server.openai.tools import ToolUse, bind_answer, bind_calls, check_tools, writing_of
@@ -89,8 +94,7 @@ async def _prepare(service: Service, body: ChatBody) -> _Chat:
     tools = check_tools(service, body)
     messages = [template_message(message, i) for i, message in enumerate(body.messages)]
     shown_tools = None if tools is None else template_tools(tools.tools)
-    size = num_chars(messages, shown_tools)
-    service.check_text_len(size, "messages")
+    service.check_text_len(num_content_chars(messages), "messages")
     make = partial(
         service.chat.prompt,
         messages,
@@ -98,7 +102,8 @@ async def _prepare(service: Service, body: ChatBody) -> _Chat:
         continue_final=body.continue_final_message,
         variables=_variables(service, body),
     )
-    made = make() if size <= INLINE_CHARS else await asyncio.to_thread(make)
+    is_long = num_chars(body) > INLINE_CHARS
+    made = await asyncio.to_thread(make) if is_long else make()
     prompt = service.check_ids(made.input_ids, "messages", made.text)
     sampling = check_sampling(
         _fields(body, made.stop), service.limits, names=_names(body), default_new_tokens=None

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from srt.errors import InvalidParameter, UnsupportedParameter
-from srt.server.openai.schemas import Message, TextPart, Tool, ToolCall
+from srt.server.openai.schemas import ChatBody, Message, TextPart, Tool, ToolCall
 
 
 class ToolArguments(dict[str, Any]):
@@ -46,23 +46,25 @@ def template_message(message: Message, index: int) -> dict[str, Any]:
 
 def template_tools(tools: list[Tool]) -> list[dict[str, Any]]:
     """Tools as templates want them."""
-    return [
-        {
-            "type": "function",
-            "function": {
-                "name": tool.function.name,
-                "description": tool.function.description or "",
-                "parameters": tool.function.parameters or {"type": "object", "properties": {}},
-            },
-        }
-        for tool in tools
-    ]
+    return [{"type": "function", "function": _template_function(tool)} for tool in tools]
 
 
-def num_chars(messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> int:
-    """About how many characters a prompt of these has; a lower bound."""
-    count = sum(len(message["content"]) for message in messages)
-    return count + (len(msgspec.json.encode(tools)) // 4 if tools else 0)
+def num_content_chars(messages: list[dict[str, Any]]) -> int:
+    """Characters of the contents, which every template shows: the prompt has no fewer."""
+    return sum(len(message["content"]) for message in messages)
+
+
+def num_chars(body: ChatBody) -> int:
+    """About how many characters rendering has to do with."""
+    return len(msgspec.json.encode((body.messages, body.tools)))
+
+
+def _template_function(tool: Tool) -> dict[str, Any]:
+    function: dict[str, Any] = {"name": tool.function.name}
+    if tool.function.description is not None:
+        function["description"] = tool.function.description
+    function["parameters"] = tool.function.parameters or {"type": "object", "properties": {}}
+    return function
 
 
 def _content(message: Message, where: str) -> str:
