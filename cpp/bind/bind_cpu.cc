@@ -293,6 +293,41 @@ void linear(const TensorView& x, const TensorView& weight, const std::optional<T
   const cpu::LinearParams p{.dtype = x.dtype,
                             .x = x.data,
                             .w = weight.data,
+                            .scales = nullptr,
+                            .group = x.dim(1),
+                            .bias = bias ? bias->data : nullptr,
+                            .y = y.data,
+                            .rows = x.dim(0),
+                            .in = x.dim(1),
+                            .out = weight.dim(0),
+                            .x_stride = x.step(0),
+                            .w_stride = weight.step(0),
+                            .y_stride = weight.dim(0),
+                            .x32 = nullptr,
+                            .x32_stride = 0};
+  run(p.rows * p.in * p.out, [p] { cpu::linear(p); });
+}
+
+// The same with weight e4m3 (as uint8) [out, in], stored * scale; scales: float32 [out], or
+// [out, ceil(in / 128)] of groups.
+void linear_fp8(const TensorView& x, const TensorView& weight, const TensorView& scales,
+                const std::optional<TensorView>& bias, const TensorView& y) {
+  constexpr int64_t kGroup = 128;
+  expect_rows(x, 2, "x");
+  expect_cpu(weight, "weight");
+  expect(weight.ndim == 2 && weight.dtype == DType::kU8 && weight.dim(1) == x.dim(1) &&
+             weight.step(1) == 1,
+         "weight must be uint8 [out, in] with contiguous rows, in being x's columns");
+  const bool grouped = scales.ndim == 2;
+  const int64_t num_groups = grouped ? (x.dim(1) + kGroup - 1) / kGroup : 1;
+  expect_like(scales, DType::kF32, weight.dim(0) * num_groups, "scales");
+  if (bias) expect_like(*bias, x.dtype, weight.dim(0), "bias");
+  expect_like(y, x.dtype, x.dim(0) * weight.dim(0), "y");
+  const cpu::LinearParams p{.dtype = x.dtype,
+                            .x = x.data,
+                            .w = weight.data,
+                            .scales = scales.ptr<float>(),
+                            .group = grouped ? kGroup : x.dim(1),
                             .bias = bias ? bias->data : nullptr,
                             .y = y.data,
                             .rows = x.dim(0),
@@ -449,6 +484,7 @@ void bind_cpu(py::module_& m) {
         "q_indptr"_a, "seq_lens"_a, "page_table"_a, "scale"_a, "window_left"_a, "softcap"_a,
         "causal"_a, "kv_format"_a, "k_scale"_a, "v_scale"_a, "out"_a);
   m.def("cpu_linear", &linear, "x"_a, "weight"_a, "bias"_a, "y"_a);
+  m.def("cpu_linear_fp8", &linear_fp8, "x"_a, "weight"_a, "scales"_a, "bias"_a, "y"_a);
   m.def("cpu_embedding", &embedding, "ids"_a, "weight"_a, "out"_a);
   m.def("cpu_prepare_step", &prepare_step, "message"_a, "page_table"_a, "last_tokens"_a,
         "slot_tokens"_a, "buffers"_a, "padded_seqs"_a, "padded_tokens"_a);

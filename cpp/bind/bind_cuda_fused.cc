@@ -2,6 +2,7 @@
 #include <cuda_runtime.h>
 
 #include "act/act.h"
+#include "act/quantize.h"
 #include "bind/bind.h"
 #include "bind/cuda_args.h"
 #include "bind/dlpack.h"
@@ -24,29 +25,48 @@ cuda::RowLayout as_rows(const TensorView& t) {
   return {t.ndim == 2 ? t.step(0) : 0, 0, 1};
 }
 
-// x, out: [..., H] of one to three dimensions; out may be x, or fp8 e4m3 as uint8 where `scales`
-// (float32 [rows]) is given. residual: [rows, H] contiguous. weight, bias: [H].
+// What an fp8 output's scales are: `scales` is written, float32 [rows] (or [rows, width / 128]), or
+// `given`, float32 [1], is read. Neither: the output has the model's dtype.
+cuda::Fp8Rows as_fp8_rows(const OptionalView& scales, const OptionalView& given, float limit,
+                          int64_t rows, int64_t width) {
+  expect(!(scales && given), "scales are either written or given");
+  expect(limit >= 0.0f, "limit must not be negative");
+  cuda::Fp8Rows fp8;
+  fp8.limit = limit;
+  if (given) fp8.given = float_data(*given, "given", 1);
+  if (!scales) return fp8;
+  fp8.grouped = scales->ndim == 2;
+  expect_arg(!fp8.grouped || width % cuda::kFp8Group == 0, "scales",
+             "of groups need a width that is a multiple of 128");
+  fp8.scales = float_data(*scales, "scales", fp8.grouped ? rows * width / cuda::kFp8Group : rows);
+  return fp8;
+}
+
+// x, out: [..., H] of one to three dimensions; out may be x, or e4m3 as uint8 where `scales` or
+// `given` says so. residual: [rows, H] contiguous. weight, bias: [H].
 void norm(const TensorView& x, const TensorView& weight, const OptionalView& bias,
           const OptionalView& residual, const TensorView& out, const OptionalView& scales,
-          float eps, float weight_offset, bool centered, bool pdl, uint64_t stream) {
+          float eps, float weight_offset, bool centered, bool pdl, uint64_t stream,
+          const OptionalView& given, float limit) {
   expect(x.ndim >= 1 && x.ndim <= 3 && out.ndim == x.ndim, "x and out must have 1 to 3 dimensions");
   const int64_t hidden = x.dim(x.ndim - 1);
   const int64_t rows = hidden == 0 ? 0 : x.numel() / hidden;
   expect(hidden % 8 == 0 && hidden <= cuda::kMaxNormHidden,
          "the last dimension of x must be a multiple of 8, at most 16384");
   expect_rows(x, "x");
-  expect_arg(out.dtype == (scales ? DType::kU8 : x.dtype), "out",
-             "must have the dtype of x (uint8 with scales)");
-  expect(out.shape == x.shape, "out must have the shape of x");
-  if (!scales) expect_rows(out, "out");
-  if (scales) expect(out.is_contiguous(), "an fp8 out must be contiguous");
   cuda::NormParams p{};
+  p.fp8 = as_fp8_rows(scales, given, limit, rows, hidden);
+  const bool in_fp8 = p.fp8.is_set();
+  expect_arg(out.dtype == (in_fp8 ? DType::kU8 : x.dtype), "out",
+             "must have the dtype of x (uint8 in fp8)");
+  expect(out.shape == x.shape, "out must have the shape of x");
+  if (!in_fp8) expect_rows(out, "out");
+  if (in_fp8) expect(out.is_contiguous(), "an fp8 out must be contiguous");
   p.x = x.data;
   p.residual = residual ? vector_data(*residual, "residual", x, x.numel()) : nullptr;
   p.weight = vector_data(weight, "weight", x, hidden);
   p.bias = bias ? vector_data(*bias, "bias", x, hidden) : nullptr;
   p.out = out.data;
-  p.scales = scales ? float_data(*scales, "scales", rows) : nullptr;
   p.x_rows = as_rows(x);
   p.out_rows = as_rows(out);
   p.num_rows = static_cast<int>(rows);
@@ -66,19 +86,22 @@ cuda::Activation as_activation(const std::string& name) {
   throw InvalidArgument("activation must be silu, gelu or gelu_tanh, not " + name);
 }
 
-// x: [T, 2 * I], rows may be strided. out: [T, I] contiguous, or fp8 e4m3 as uint8 with `scales`.
+// x: [T, 2 * I], rows may be strided. out: [T, I] contiguous, or e4m3 as uint8 where `scales` or
+// `given` says so.
 void act_and_mul(const TensorView& x, const TensorView& out, const OptionalView& scales,
-                 const std::string& activation, bool pdl, uint64_t stream) {
+                 const std::string& activation, bool pdl, uint64_t stream,
+                 const OptionalView& given, float limit) {
   expect(x.ndim == 2 && out.ndim == 2 && out.dim(0) == x.dim(0) && 2 * out.dim(1) == x.dim(1),
          "out must be [T, I] for x [T, 2 * I]");
   expect(out.dim(1) % 8 == 0, "I must be a multiple of 8");
   expect_rows(x, "x");
-  expect_arg(out.dtype == (scales ? DType::kU8 : x.dtype) && out.is_contiguous(), "out",
-             "must be contiguous with the dtype of x (uint8 with scales)");
   cuda::ActAndMulParams p{};
+  p.fp8 = as_fp8_rows(scales, given, limit, x.dim(0), out.dim(1));
+  expect(!p.fp8.is_set() || out.dim(1) <= cuda::kMaxFp8Width, "in fp8, I must be at most 32768");
+  expect_arg(out.dtype == (p.fp8.is_set() ? DType::kU8 : x.dtype) && out.is_contiguous(), "out",
+             "must be contiguous with the dtype of x (uint8 in fp8)");
   p.x = x.data;
   p.out = out.data;
-  p.scales = scales ? float_data(*scales, "scales", x.dim(0)) : nullptr;
   p.x_stride = x.step(0);
   p.num_rows = static_cast<int>(x.dim(0));
   p.width = static_cast<int>(out.dim(1));
@@ -86,6 +109,29 @@ void act_and_mul(const TensorView& x, const TensorView& out, const OptionalView&
   p.dtype = as_dtype(x, "x");
   p.pdl = pdl;
   check_cuda(cuda::act_and_mul(p, as_stream(stream)), "act_and_mul");
+}
+
+// x: [T, W], rows may be strided. out: e4m3 as uint8 [T, W] contiguous.
+void quantize(const TensorView& x, const TensorView& out, const OptionalView& scales, bool pdl,
+              uint64_t stream, const OptionalView& given, float limit) {
+  expect(x.ndim == 2 && out.ndim == 2 && out.shape == x.shape,
+         "out must have the shape of x [T, W]");
+  expect(x.dim(1) % 8 == 0 && x.dim(1) <= cuda::kMaxQuantizeWidth,
+         "W must be a multiple of 8, at most 32768");
+  expect_rows(x, "x");
+  expect_arg(out.dtype == DType::kU8 && out.is_contiguous() && out.device == Device::kCuda, "out",
+             "must be contiguous uint8 on the device");
+  expect(scales.has_value() || given.has_value(), "scales are either written or given");
+  cuda::QuantizeParams p{};
+  p.x = x.data;
+  p.out = out.ptr<uint8_t>();
+  p.fp8 = as_fp8_rows(scales, given, limit, x.dim(0), x.dim(1));
+  p.x_stride = x.step(0);
+  p.num_rows = static_cast<int>(x.dim(0));
+  p.width = static_cast<int>(x.dim(1));
+  p.dtype = as_dtype(x, "x");
+  p.pdl = pdl;
+  check_cuda(cuda::quantize(p, as_stream(stream)), "quantize");
 }
 
 // x: contiguous, any shape, replaced.
@@ -206,9 +252,13 @@ void store_kv(const TensorView& x, const TensorView& slots, const TensorView& ca
 
 void bind_cuda_fused(py::module_& m) {
   m.def("cuda_norm", &norm, "x"_a, "weight"_a, "bias"_a, "residual"_a, "out"_a, "scales"_a, "eps"_a,
-        "weight_offset"_a, "centered"_a, "pdl"_a, "stream"_a);
+        "weight_offset"_a, "centered"_a, "pdl"_a, "stream"_a, "given"_a = py::none(),
+        "limit"_a = 0.0f);
   m.def("cuda_act_and_mul", &act_and_mul, "x"_a, "out"_a, "scales"_a, "activation"_a, "pdl"_a,
-        "stream"_a);
+        "stream"_a, "given"_a = py::none(), "limit"_a = 0.0f);
+  m.def("cuda_quantize", &quantize, "x"_a, "out"_a, "scales"_a, "pdl"_a, "stream"_a,
+        "given"_a = py::none(), "limit"_a = 0.0f,
+        "x to e4m3: scales [T] or, of groups of 128, [T, W / 128] are written, or one is given.");
   m.def("cuda_softcap", &softcap, "x"_a, "cap"_a, "pdl"_a, "stream"_a);
   m.def("cuda_rotary", &rotary, "q"_a, "k"_a, "v"_a, "positions"_a, "cos_sin"_a, "slots"_a,
         "k_cache"_a, "v_cache"_a, "interleaved"_a, "kv_format"_a, "k_scale"_a, "v_scale"_a,

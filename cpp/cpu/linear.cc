@@ -14,7 +14,8 @@ constexpr int64_t kTileGrainRows = 32;  // of tile_linear.h
 constexpr int64_t kGrainBytes = 1 << 17;
 
 int64_t grain_of(const LinearParams& p, int64_t rows) {
-  const auto row_bytes = p.in * static_cast<int64_t>(dtype_bytes(p.dtype));
+  const size_t weight_bytes = p.scales != nullptr ? 1 : dtype_bytes(p.dtype);
+  const auto row_bytes = p.in * static_cast<int64_t>(weight_bytes);
   return std::max<int64_t>(1, kGrainBytes / (row_bytes * rows)) * rows;
 }
 
@@ -31,7 +32,8 @@ void linear_on_tiles(const Kernels& k, const LinearParams& p) {
 void linear(LinearParams p) {
   if (p.rows == 0 || p.out == 0) return;
   const Kernels& k = kernels();
-  if (p.dtype == DType::kBF16 && k.tile_linear != nullptr) return linear_on_tiles(k, p);
+  const bool is_bf16 = p.dtype == DType::kBF16 && p.scales == nullptr;
+  if (is_bf16 && k.tile_linear != nullptr) return linear_on_tiles(k, p);
   if (p.dtype == DType::kF32) {
     p.x32 = static_cast<const float*>(p.x);
     p.x32_stride = p.x_stride;

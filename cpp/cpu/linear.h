@@ -8,11 +8,13 @@
 namespace srt::cpu {
 
 struct LinearParams {
-  DType dtype;       // f32, bf16 or f16: of x, w, bias and y
-  const void* x;     // [rows, in], row stride x_stride
-  const void* w;     // [out, in], row stride w_stride
-  const void* bias;  // [out] or nullptr
-  void* y;           // [rows, out], row stride y_stride
+  DType dtype;                    // f32, bf16 or f16: of x, bias, y, and of w without scales
+  const void* x;                  // [rows, in], row stride x_stride
+  const void* w;                  // [out, in], row stride w_stride; e4m3 where scales are set
+  const float* scales = nullptr;  // [out, ceil(in / group)]: w = stored * scale
+  int64_t group = 0;              // values along in that share a scale
+  const void* bias;               // [out] or nullptr
+  void* y;                        // [rows, out], row stride y_stride
   int64_t rows, in, out, x_stride, w_stride, y_stride;
   const float* x32;  // x as float32 [rows, in], row stride x32_stride; set by linear()
   int64_t x32_stride;

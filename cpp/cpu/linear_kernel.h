@@ -14,16 +14,43 @@ namespace srt::cpu::SRT_ISA {
 constexpr int64_t kPanel = 24;            // a multiple of kBlockCols
 constexpr int64_t kChunkBytes = 1 << 18;  // of x: half of a small L2 cache
 
+// block[rows][cols] = x w^T for e4m3 weights: each group of k is summed by itself, then scaled.
+inline void scaled_product(const LinearParams& p, int64_t m, int64_t rows, int64_t begin,
+                           int64_t cols, float* block) {
+  const E4M3* w = static_cast<const E4M3*>(p.w) + begin * p.w_stride;
+  const int64_t num_groups = (p.in + p.group - 1) / p.group;
+  const auto product = m == 0 ? dot_matrix<true, E4M3> : dot_matrix<false, E4M3>;
+  float part[kBlockRows * kPanel];
+  for (int64_t g = 0; g < num_groups; ++g) {
+    const int64_t k = g * p.group;
+    const int64_t size = p.in - k < p.group ? p.in - k : p.group;
+    product(p.x32 + m * p.x32_stride + k, p.x32_stride, rows, w + k, p.w_stride, cols, size, part,
+            kPanel);
+    const float* scales = p.scales + begin * num_groups + g;
+    for (int64_t i = 0; i < rows; ++i) {
+      for (int64_t j = 0; j < cols; ++j) {
+        const float before = g == 0 ? 0.0F : block[i * kPanel + j];
+        block[i * kPanel + j] = before + part[i * kPanel + j] * scales[j * num_groups];
+      }
+    }
+  }
+}
+
 template <typename T>
 void linear_panel(const LinearParams& p, int64_t first_row, int64_t last_row, int64_t begin,
                   int64_t cols) {
-  const T* w = static_cast<const T*>(p.w) + begin * p.w_stride;
   const T* bias = static_cast<const T*>(p.bias);
   float block[kBlockRows * kPanel];
   for (int64_t m = first_row; m < last_row; m += kBlockRows) {
     const int64_t rows = last_row - m < kBlockRows ? last_row - m : kBlockRows;
-    const auto product = m == 0 ? dot_matrix<true, T> : dot_matrix<false, T>;
-    product(p.x32 + m * p.x32_stride, p.x32_stride, rows, w, p.w_stride, cols, p.in, block, kPanel);
+    if (p.scales != nullptr) {
+      scaled_product(p, m, rows, begin, cols, block);
+    } else {
+      const auto product = m == 0 ? dot_matrix<true, T> : dot_matrix<false, T>;
+      const T* w = static_cast<const T*>(p.w) + begin * p.w_stride;
+      product(p.x32 + m * p.x32_stride, p.x32_stride, rows, w, p.w_stride, cols, p.in, block,
+              kPanel);
+    }
     for (int64_t i = 0; i < rows; ++i) {
       T* y = static_cast<T*>(p.y) + (m + i) * p.y_stride + begin;
       for_lanes(cols, [&](int64_t j, int64_t n) {

@@ -1,11 +1,11 @@
 // Gated activations and the logits softcap.
 //
 // Shapes    see the params structs; rows 16-byte aligned, width % 8 == 0.
-// Parallel  plain output: 8 values a thread; fp8 output: a block a row, which reads it twice.
+// Parallel  plain output: 8 values a thread; fp8 output: a block a row, which stays in registers.
 // Bound     HBM: num_rows * width * (2 values read + 1 written).
 // Numerics  float32 inside, one rounding at the end.
 #include "act/act.h"
-#include "common/fp8.cuh"
+#include "common/fp8_rows.cuh"
 #include "common/ptx.cuh"
 #include "common/reduce.cuh"
 #include "common/vec.cuh"
@@ -15,7 +15,7 @@ namespace {
 
 constexpr int kLane = 8;
 constexpr int kThreads = 256;
-constexpr int kRowThreads = 512;
+constexpr int kMaxRowThreads = 1024;
 
 template <Activation kActivation>
 __device__ __forceinline__ float activate(float x) {
@@ -52,42 +52,45 @@ __global__ void __launch_bounds__(kThreads)
   store_floats(static_cast<T*>(p.out) + row * p.width + at, y);
 }
 
-template <typename T, Activation kActivation>
-__global__ void __launch_bounds__(kRowThreads)
+template <typename T, Activation kActivation, int kVecs>
+__global__ void __launch_bounds__(kMaxRowThreads)
     act_and_mul_fp8_kernel(const __grid_constant__ ActAndMulParams p) {
   __shared__ float scratch[kWarpSize];
   ptx::grid_launch();
   ptx::grid_wait();
   const int64_t row = blockIdx.x;
   const T* const x = static_cast<const T*>(p.x) + row * p.x_stride;
-  const int first = static_cast<int>(threadIdx.x) * kLane;
-  float y[kLane];
-  float largest = 0.0f;
-  for (int at = first; at < p.width; at += kRowThreads * kLane) {
-    gate<T, kActivation>(x, p.width, at, y);
+  float values[kVecs][kLane] = {};
 #pragma unroll
-    for (int j = 0; j < kLane; ++j) largest = fmaxf(largest, fabsf(rounded<T>(y[j])));
-  }
-  largest = block_reduce(largest, 0.0f, Max{}, scratch);
-  const float scale = largest > 0.0f ? largest / kFp8Max<Fp8::kE4M3> : 1.0f;
-  const float inverse = 1.0f / scale;
-  if (threadIdx.x == 0) p.scales[row] = scale;
-  uint8_t* const out = static_cast<uint8_t*>(p.out) + row * p.width;
-  for (int at = first; at < p.width; at += kRowThreads * kLane) {
-    gate<T, kActivation>(x, p.width, at, y);
+  for (int i = 0; i < kVecs; ++i) {
+    const int at = static_cast<int>(threadIdx.x + i * blockDim.x) * kLane;
+    if (at >= p.width) continue;
+    gate<T, kActivation>(x, p.width, at, values[i]);
 #pragma unroll
-    for (int j = 0; j < kLane; ++j) y[j] = rounded<T>(y[j]) * inverse;
-    store_fp8_vec<Fp8::kE4M3>(out + at, y);
+    for (int j = 0; j < kLane; ++j) values[i][j] = rounded<T>(values[i][j]);
   }
+  store_fp8_row(values, p.fp8, static_cast<uint8_t*>(p.out), row, p.width, scratch);
+}
+
+template <typename T, Activation kActivation>
+cudaError_t launch_act_fp8(const ActAndMulParams& p, cudaStream_t stream) {
+  if (p.width > kMaxFp8Width || (p.fp8.grouped && p.width % kFp8Group != 0))
+    return cudaErrorInvalidValue;
+  const int vectors = p.width / kLane;
+  int per_thread = 1;
+  while (div_up(vectors, per_thread) > kMaxRowThreads) per_thread *= 2;
+  const int threads = round_up(div_up(vectors, per_thread), kWarpSize);
+  const LaunchShape shape{.grid = dim3(static_cast<unsigned>(p.num_rows)),
+                          .block = dim3(static_cast<unsigned>(threads)),
+                          .pdl = p.pdl};
+  if (per_thread == 1) return launch(act_and_mul_fp8_kernel<T, kActivation, 1>, shape, stream, p);
+  if (per_thread == 2) return launch(act_and_mul_fp8_kernel<T, kActivation, 2>, shape, stream, p);
+  return launch(act_and_mul_fp8_kernel<T, kActivation, 4>, shape, stream, p);
 }
 
 template <typename T, Activation kActivation>
 cudaError_t launch_act(const ActAndMulParams& p, cudaStream_t stream) {
-  if (p.scales != nullptr) {
-    const LaunchShape shape{
-        .grid = dim3(static_cast<unsigned>(p.num_rows)), .block = dim3(kRowThreads), .pdl = p.pdl};
-    return launch(act_and_mul_fp8_kernel<T, kActivation>, shape, stream, p);
-  }
+  if (p.fp8.is_set()) return launch_act_fp8<T, kActivation>(p, stream);
   const int blocks_per_row = div_up(p.width / kLane, kThreads);
   const LaunchShape shape{.grid = dim3(static_cast<unsigned>(p.num_rows * blocks_per_row)),
                           .block = dim3(kThreads),

@@ -1,6 +1,7 @@
 // Gated activations and the logits softcap.
 #pragma once
 
+#include "common/fp8_rows.h"
 #include "common/launch.h"
 
 namespace srt::cuda {
@@ -9,15 +10,17 @@ enum class Activation : uint8_t { kSilu, kGeluErf, kGeluTanh };
 
 struct ActAndMulParams {
   const void* x;  // dtype [num_rows, 2 * width], rows x_stride apart: gates, then what they scale
-  void* out;      // [num_rows, width], contiguous; dtype, or fp8 e4m3 where scales is set
-  float* scales;  // [num_rows]: value = fp8 * scale. nullptr: out has x's dtype
+  void* out;      // [num_rows, width], contiguous; dtype, or e4m3 where fp8 is set
+  Fp8Rows fp8;
   int64_t x_stride;
   int num_rows;
-  int width;  // a multiple of 8
+  int width;  // a multiple of 8; in fp8 up to kMaxFp8Width
   Activation activation;
   Dtype dtype;
   bool pdl;
 };
+
+constexpr int kMaxFp8Width = 32768;
 
 [[nodiscard]] cudaError_t act_and_mul(const ActAndMulParams& p, cudaStream_t stream);
 

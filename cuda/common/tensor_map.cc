@@ -28,9 +28,10 @@ cudaError_t make_tensor_map(const TensorMap& m, CUtensorMap* out) {
   CUtensorMapDataType type =
       m.dtype == Dtype::kBF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
   if (m.is_bytes) type = CU_TENSOR_MAP_DATA_TYPE_UINT8;
+  const bool plain = m.is_bytes && !m.swizzle_bytes;
   const CUresult r = encode(out, type, static_cast<cuuint32_t>(m.ndim), const_cast<void*>(m.data),
                             m.dims, stride_bytes, m.box, kSteps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                            m.is_bytes ? CU_TENSOR_MAP_SWIZZLE_NONE : CU_TENSOR_MAP_SWIZZLE_128B,
+                            plain ? CU_TENSOR_MAP_SWIZZLE_NONE : CU_TENSOR_MAP_SWIZZLE_128B,
                             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return r == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }

@@ -25,7 +25,7 @@ struct MatrixMap {
 [[nodiscard]] cudaError_t make_map(const MatrixMap& m, CUtensorMap* out);
 
 // The same for more dimensions, innermost first and dense. 16-bit elements come in boxes of 64
-// columns and swizzled, bytes in boxes of up to 256 columns as they are.
+// columns and swizzled, bytes in boxes of up to 256 columns as they are, or of 128 and swizzled.
 struct TensorMap {
   static constexpr int kMaxDims = 5;
 
@@ -36,6 +36,7 @@ struct TensorMap {
   uint64_t dims[kMaxDims];
   uint64_t strides[kMaxDims];  // elements, multiples of 16 bytes; [0] is 1
   uint32_t box[kMaxDims];
+  bool swizzle_bytes = false;
 };
 
 [[nodiscard]] cudaError_t make_tensor_map(const TensorMap& m, CUtensorMap* out);

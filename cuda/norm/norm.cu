@@ -5,7 +5,7 @@
 // each. Bound     HBM: num_rows * hidden * (2 to 4 accesses); every value is read once and kept in
 // registers. Numerics  sums in float32 in a fixed order; the residual sum is rounded to dtype
 // before the norm.
-#include "common/fp8.cuh"
+#include "common/fp8_rows.cuh"
 #include "common/ptx.cuh"
 #include "common/reduce.cuh"
 #include "common/vec.cuh"
@@ -97,27 +97,6 @@ __device__ __forceinline__ void apply_weight(float (&values)[kVecs][kLane],
 }
 
 template <typename T, int kVecs>
-__device__ __forceinline__ void store_fp8(const float (&values)[kVecs][kLane], const NormParams& p,
-                                          int row, float* scratch) {
-  float largest = 0.0f;
-  for_vectors<kVecs>(p.hidden, [&](int i, int) {
-#pragma unroll
-    for (int j = 0; j < kLane; ++j) largest = fmaxf(largest, fabsf(rounded<T>(values[i][j])));
-  });
-  largest = block_reduce(largest, 0.0f, Max{}, scratch);
-  const float scale = largest > 0.0f ? largest / kFp8Max<Fp8::kE4M3> : 1.0f;
-  const float inverse = 1.0f / scale;
-  if (threadIdx.x == 0) p.scales[row] = scale;
-  uint8_t* const out = static_cast<uint8_t*>(p.out) + row_offset(p.out_rows, row);
-  for_vectors<kVecs>(p.hidden, [&](int i, int at) {
-    float y[kLane];
-#pragma unroll
-    for (int j = 0; j < kLane; ++j) y[j] = rounded<T>(values[i][j]) * inverse;
-    store_fp8_vec<Fp8::kE4M3>(out + at, y);
-  });
-}
-
-template <typename T, int kVecs>
 __global__ void __launch_bounds__(kBlockLimit<kVecs>)
     norm_kernel(const __grid_constant__ NormParams p) {
   __shared__ float scratch[3][kWarpSize];
@@ -139,8 +118,12 @@ __global__ void __launch_bounds__(kBlockLimit<kVecs>)
   }
   const float scale = normalize(values, p, scratch[0]);
   apply_weight(values, weight, scale, p);
-  if (p.scales != nullptr) {
-    store_fp8<T>(values, p, row, scratch[2]);
+  if (p.fp8.is_set()) {
+    for_vectors<kVecs>(p.hidden, [&](int i, int) {
+#pragma unroll
+      for (int j = 0; j < kLane; ++j) values[i][j] = rounded<T>(values[i][j]);
+    });
+    store_fp8_row(values, p.fp8, static_cast<uint8_t*>(p.out), row, p.hidden, scratch[2]);
     return;
   }
   T* const out = static_cast<T*>(p.out) + row_offset(p.out_rows, row);
@@ -161,6 +144,7 @@ cudaError_t launch_norm(const NormParams& p, int threads, int rows_per_block, cu
 cudaError_t norm(const NormParams& p, cudaStream_t stream) {
   if (p.num_rows == 0) return cudaSuccess;
   if (p.hidden % kLane != 0 || p.hidden > kMaxNormHidden) return cudaErrorInvalidValue;
+  if (p.fp8.grouped && p.hidden % kFp8Group != 0) return cudaErrorInvalidValue;
   const int vectors = p.hidden / kLane;
   const bool many_rows = p.num_rows > 4 * num_sms();
   // Few rows want every load in flight at once; many rows want few barriers.

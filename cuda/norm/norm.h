@@ -1,6 +1,7 @@
 // RMSNorm and LayerNorm over rows, with the residual add before and the fp8 quantization after.
 #pragma once
 
+#include "common/fp8_rows.h"
 #include "common/launch.h"
 
 namespace srt::cuda {
@@ -17,8 +18,8 @@ struct NormParams {
   void* residual;  // dtype [num_rows, hidden], contiguous; x is added to it in place, or nullptr
   const void* weight;  // dtype [hidden]
   const void* bias;    // dtype [hidden], nullptr: none
-  void* out;           // dtype, or fp8 e4m3 where scales is set, in out_rows; may be x
-  float* scales;       // [num_rows]: value = fp8 * scale. nullptr: out has x's dtype
+  void* out;           // dtype, in out_rows; may be x. e4m3 and contiguous where fp8 is set
+  Fp8Rows fp8;
   RowLayout x_rows;
   RowLayout out_rows;
   int num_rows;

@@ -347,6 +347,11 @@ def cpu_moe_experts(
     buffer: Tensor,
     out: Tensor,
 ) -> None: ...
+def cpu_linear_fp8(
+    x: Tensor, weight: Tensor, scales: Tensor, bias: Tensor | None, y: Tensor
+) -> None:
+    """weight: e4m3 as uint8 [out, in]; scales: [out], or [out, ceil(in / 128)] of groups."""
+
 def cpu_prepare_step(
     message: Tensor,
     page_table: Tensor,

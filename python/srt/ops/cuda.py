@@ -18,6 +18,7 @@ from srt.core import native
 MAX_SKINNY_ROWS = 128
 MAX_ALWAYS_SKINNY_ROWS = 64
 MANY_ROWS = 128  # an expert; from here on torch's wgmma beats our mma.sync (docs/kernels.md)
+MAX_SKINNY_FP8_ROWS = 128
 # Between the two row counts the skinny product wins for large weights alone (docs/kernels.md).
 MIN_LARGE_WEIGHT, MIN_LARGE_K = 30_000_000, 2048
 
@@ -142,6 +143,117 @@ def skinny_linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, gated: bool
     n = weight.shape[0] // 2 if gated else weight.shape[0]
     out = x.new_empty(x.shape[0], n)
     native.cuda_skinny_gemm(x, weight, bias, out, gated=gated, **_launch(x))
+    return out
+
+
+def fp8_target(
+    shape: tuple[int, ...], device: torch.device, kind: str
+) -> tuple[Tensor, Tensor | None]:
+    """An uninitialised e4m3 matrix [T, K] and its scales: [T], or [T, K / 128]; None if given."""
+    out = torch.empty(shape, dtype=torch.float8_e4m3fn, device=device)
+    if kind == "tensor":
+        return out, None
+    scale_shape = (shape[0], shape[1] // 128) if kind == "group" else (shape[0],)
+    return out, torch.empty(scale_shape, dtype=torch.float32, device=device)
+
+
+def quantize(
+    x: Tensor, out: Tensor, scales: Tensor | None, given: Tensor | None, limit: float
+) -> None:
+    """x [T, K] to e4m3; `scales` is written, or `given` [1] is used."""
+    native.cuda_quantize(x, out.view(torch.uint8), scales, given=given, limit=limit, **_launch(x))
+
+
+def norm_to_fp8(  # noqa: PLR0913
+    x: Tensor,
+    weight: Tensor,
+    eps: float,
+    out: Tensor,
+    scales: Tensor | None,
+    *,
+    given: Tensor | None,
+    limit: float,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    weight_offset: float,
+    centered: bool,
+) -> None:
+    """`norm` of x [T, H] into an e4m3 matrix; scales as in `quantize`."""
+    native.cuda_norm(
+        x,
+        weight,
+        bias,
+        residual,
+        out.view(torch.uint8),
+        scales,
+        eps,
+        weight_offset,
+        centered,
+        given=given,
+        limit=limit,
+        **_launch(x),
+    )
+
+
+def act_and_mul_to_fp8(
+    x: Tensor,
+    activation: str,
+    out: Tensor,
+    scales: Tensor | None,
+    given: Tensor | None,
+    limit: float,
+) -> None:
+    """`act_and_mul` into an e4m3 matrix; scales as in `quantize`."""
+    native.cuda_act_and_mul(
+        x,
+        out.view(torch.uint8),
+        scales,
+        activation,
+        given=given,
+        limit=limit,
+        **_launch(x),
+    )
+
+
+def is_skinny_fp8(x: Tensor) -> bool:
+    """Whether the skinny fp8 product takes x [M, K], and beats cuBLAS at it."""
+    return 0 < x.shape[0] <= MAX_SKINNY_FP8_ROWS and is_hopper(x.device)
+
+
+def skinny_fp8_linear(
+    x: Tensor, x_scales: Tensor, weight: Tensor, scales: Tensor, bias: Tensor | None
+) -> Tensor:
+    """(x xs) (W ws)^T + bias in bfloat16; x and W e4m3."""
+    out = torch.empty((x.shape[0], weight.shape[0]), dtype=torch.bfloat16, device=x.device)
+    native.cuda_skinny_fp8_gemm(
+        x.view(torch.uint8),
+        x_scales,
+        weight.view(torch.uint8),
+        scales,
+        bias,
+        out,
+        **_launch(x),
+    )
+    return out
+
+
+def skinny_fp8_gated(
+    x: Tensor, x_scales: Tensor, weight: Tensor, scales: Tensor, y_scale: Tensor | None
+) -> Tensor:
+    """silu(x Wg^T) * (x Wu^T), in bfloat16, or in e4m3 by the scale `y_scale` [1]."""
+    dtype = torch.bfloat16 if y_scale is None else torch.float8_e4m3fn
+    out = torch.empty((x.shape[0], weight.shape[0] // 2), dtype=dtype, device=x.device)
+    native.cuda_skinny_fp8_gemm(
+        x.view(torch.uint8),
+        x_scales,
+        weight.view(torch.uint8),
+        scales,
+        None,
+        out if y_scale is None else out.view(torch.uint8),
+        gated=True,
+        y_scale=y_scale,
+        **_launch(x),
+    )
     return out
 
 

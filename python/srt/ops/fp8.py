@@ -1,46 +1,191 @@
-"""Linear layers in fp8 e4m3: a scale per weight row, and one per token made on the fly."""
+"""Linear layers in fp8 e4m3: weights with a scale per row or block, activations per row or group.
+
+`value = stored * scale`. Where the device has fp8 units (sm_89 and later) activations are quantized
+and products run in fp8. CPUs and older GPUs widen the weights and leave activations as they are.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal, NamedTuple
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from srt.core import native
+from srt.ops import cuda
+from srt.ops.activation import gelu_and_mul, silu_and_mul
 
 FP8_MAX = 448.0
+GROUP = 128  # neighbouring values along the input side that share a scale, where there are groups
 _TINY = 1e-12  # keeps the scale of an all-zero row finite
 
 
-def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows [N, K] → float8_e4m3fn [N, K] and float32 scales [N], `x = stored * scale`."""
-    wide = x.float()
-    scales = wide.abs().amax(dim=-1).clamp(min=_TINY) / FP8_MAX
-    stored = (wide / scales.unsqueeze(-1)).clamp(-FP8_MAX, FP8_MAX)
-    return stored.to(torch.float8_e4m3fn), scales
+class Fp8Rows(NamedTuple):
+    """Rows in e4m3. scales: float32 [T]; [1], one for all; or [T, K / 128], one per group."""
+
+    stored: Tensor
+    scales: Tensor
 
 
-def linear_fp8(x: Tensor, weight: Tensor, scales: Tensor, bias: Tensor | None = None) -> Tensor:
+Rows = Tensor | Fp8Rows
+
+
+@dataclass(frozen=True, slots=True)
+class RowFormat:
+    """How a product wants its rows quantized.
+
+    kind: "token": a scale per row; "group": one per row and 128 values; "tensor": `given`, [1].
+    limit: scales per row cover magnitudes up to this one only; 0: all.
+    """
+
+    kind: Literal["token", "group", "tensor"]
+    given: Tensor | None = None
+    limit: float = 0.0
+
+
+@cache
+def has_fp8_units(device: torch.device) -> bool:
+    """Whether products run in fp8 on the device."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
+
+
+def quantize_rows(x: Tensor, limit: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Rows [..., K] → float8_e4m3fn [..., K] and float32 scales [...]; plain torch."""
+    scales = row_scales(x, limit)
+    return store_rows(x, scales), scales
+
+
+def row_scales(x: Tensor, limit: float = 0.0) -> Tensor:
+    """The scale of each row of [..., K]: its largest magnitude becomes 448."""
+    largest = x.float().abs().amax(dim=-1).clamp(min=_TINY)
+    return (largest.clamp(max=limit) if limit else largest) / FP8_MAX
+
+
+def store_rows(x: Tensor, scales: Tensor) -> Tensor:
+    """Rows [..., K] by scales [...], saturating."""
+    wide = (x.float() / scales.unsqueeze(-1)).clamp(-FP8_MAX, FP8_MAX)
+    return wide.to(torch.float8_e4m3fn)
+
+
+def quantize_groups(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows [T, K] → float8_e4m3fn [T, K] and float32 scales [T, ceil(K / 128)]; plain torch."""
+    padded = F.pad(x, (0, -x.shape[-1] % GROUP))
+    stored, scales = quantize_rows(padded.view(*x.shape[:-1], -1, GROUP))
+    return stored.flatten(-2)[..., : x.shape[-1]].contiguous(), scales
+
+
+def dequantize(stored: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+    """[..., K] by scales [...] or, of groups, [..., ceil(K / 128)]: multiplied in float32."""
+    if scales.dim() == stored.dim():
+        wide = scales.repeat_interleave(GROUP, dim=-1)[..., : stored.shape[-1]]
+    else:
+        wide = scales.unsqueeze(-1)
+    return (stored.float() * wide).to(dtype)
+
+
+def quantize(x: Tensor, to: RowFormat) -> Fp8Rows:
+    """x [T, K] on CUDA in e4m3."""
+    out, scales = cuda.fp8_target(x.shape, x.device, to.kind)
+    cuda.quantize(x, out, scales, to.given, to.limit)
+    return Fp8Rows(out, _written(scales, to))
+
+
+def norm(
+    x: Tensor,
+    weight: Tensor,
+    eps: float,
+    to: RowFormat,
+    *,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    weight_offset: float = 0.0,
+    centered: bool = False,
+) -> Fp8Rows:
+    """RMSNorm (LayerNorm where `centered`) of x [T, H] on CUDA; `residual += x` first if given."""
+    out, scales = cuda.fp8_target(x.shape, x.device, to.kind)
+    cuda.norm_to_fp8(
+        x,
+        weight,
+        eps,
+        out,
+        scales,
+        given=to.given,
+        limit=to.limit,
+        bias=bias,
+        residual=residual,
+        weight_offset=weight_offset,
+        centered=centered,
+    )
+    return Fp8Rows(out, _written(scales, to))
+
+
+def act_and_mul(x: Tensor, activation: str, to: RowFormat | None) -> Rows:
+    """`act(x[:, :I]) * x[:, I:]`; activation: silu, gelu or gelu_tanh."""
+    if to is None:
+        if activation == "silu":
+            return silu_and_mul(x)
+        return gelu_and_mul(x, tanh=activation == "gelu_tanh")
+    out, scales = cuda.fp8_target((x.shape[0], x.shape[1] // 2), x.device, to.kind)
+    cuda.act_and_mul_to_fp8(x, activation, out, scales, to.given, to.limit)
+    return Fp8Rows(out, _written(scales, to))
+
+
+def _written(scales: Tensor | None, to: RowFormat) -> Tensor:
+    chosen = to.given if scales is None else scales
+    assert chosen is not None
+    return chosen
+
+
+def linear_fp8(x: Rows, weight: Tensor, scales: Tensor, bias: Tensor | None = None) -> Tensor:
     """`x @ (weight * scales).T + bias`.
 
-    On CUDA x is quantized row by row and the GEMM runs in fp8 with float32 sums (x bfloat16). A
-    CPU has no fp8 arithmetic: there the weights widen to x's dtype and x stays as it is.
-
     Args:
-        x: [T, K].
+        x: [T, K]; in e4m3 where the product is to run in fp8 (output bfloat16).
         weight: float8_e4m3fn [N, K], K and N multiples of 16.
-        scales: float32 [N].
+        scales: float32 [N], or [N, ceil(K / 128)].
 
     Returns:
         [T, N], x's dtype.
     """
-    if not x.is_cuda:
-        y = (x @ weight.to(x.dtype).t()) * scales.to(x.dtype)
-        return y if bias is None else y + bias
-    stored, x_scales = quantize_rows(x)
+    if isinstance(x, Tensor):
+        if x.is_cuda:
+            return F.linear(x, dequantize(weight, scales, x.dtype), bias)
+        out = torch.empty((x.shape[0], weight.shape[0]), dtype=x.dtype)
+        native.cpu_linear_fp8(x, weight.view(torch.uint8), scales, bias, out)
+        return out
+    if cuda.is_skinny_fp8(x.stored):
+        return cuda.skinny_fp8_linear(x.stored, x.scales, weight, scales, bias)
+    if scales.dim() == 2:
+        wide = dequantize(*x, torch.bfloat16)
+        return F.linear(wide, dequantize(weight, scales, torch.bfloat16), bias)
+    return scaled_mm(x, weight, scales, bias)
+
+
+def scaled_mm(x: Fp8Rows, weight: Tensor, scales: Tensor, bias: Tensor | None) -> Tensor:
+    """The product with row scales by torch, for many rows."""
     y = torch._scaled_mm(
-        stored,
+        x.stored,
         weight.t(),
-        scale_a=x_scales.unsqueeze(1),
+        scale_a=x.scales.expand(x.stored.shape[0]).contiguous().unsqueeze(1),
         scale_b=scales.unsqueeze(0),
-        out_dtype=x.dtype,
+        out_dtype=torch.bfloat16,
         use_fast_accum=True,
     )
-    return y if bias is None else y + bias
+    return y if bias is None else y.add_(bias)
+
+
+def linear_act_mul(
+    x: Rows, weight: Tensor, scales: Tensor, activation: str, to: RowFormat | None
+) -> Rows:
+    """`act(x Wg^T) * (x Wu^T)`, Wg and Wu the halves of W's rows: [T, K] by [2 I, K] → [T, I].
+
+    Comes in e4m3 as `to` says where that costs no pass of its own; else wide.
+    """
+    if isinstance(x, Fp8Rows) and activation == "silu" and cuda.is_skinny_fp8(x.stored):
+        given = None if to is None else to.given
+        out = cuda.skinny_fp8_gated(x.stored, x.scales, weight, scales, given)
+        return out if given is None else Fp8Rows(out, given)
+    return act_and_mul(linear_fp8(x, weight, scales), activation, to)

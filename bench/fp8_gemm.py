@@ -1,0 +1,197 @@
+"""fp8 products at a model's shapes: our skinny kernel by launch shape, torch._scaled_mm, bf16.
+
+`python -m bench fp8_gemm [--shape L8B] [--rows 1 32 128] [--sweep] [--json out.json]`. Times are
+of CUDA graph replays over weights that do not fit in the L2 cache together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.record import Record, write
+from bench.roofline import H100
+from bench.shapes import SHAPES
+from srt.core import native
+from srt.ops import cuda, fp8
+from srt.ops.fp8 import RowFormat
+
+COLD_BYTES = 160 << 20  # of weights between two uses of the same one: three L2 caches
+REPEAT = 7
+
+
+def matrices(shape: dict[str, Any]) -> dict[str, tuple[int, int, bool]]:
+    """A layer's products: name → (n, k, gated)."""
+    hidden, inter = shape["hidden_size"], shape["intermediate_size"]
+    heads, kv_heads = shape["num_attention_heads"], shape["num_key_value_heads"]
+    dim = shape.get("head_dim") or hidden // heads
+    return {
+        "qkv": ((heads + 2 * kv_heads) * dim, hidden, False),
+        "o": (hidden, heads * dim, False),
+        "gate_up": (2 * inter, hidden, True),
+        "down": (hidden, inter, False),
+    }
+
+
+def replay_us(call: Callable[[int], object], num_calls: int) -> float:
+    """Microseconds of one call, in a graph of `num_calls` that get their index."""
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for i in range(num_calls):
+            call(i)
+        graph = torch.cuda.CUDAGraph()
+        graph.capture_begin()
+        for i in range(num_calls):
+            call(i)
+        graph.capture_end()
+        samples = []
+        for _ in range(REPEAT + 2):
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            graph.replay()
+            end.record()
+            end.synchronize()
+            samples.append(begin.elapsed_time(end) * 1e3 / num_calls)
+    return statistics.median(samples[2:])
+
+
+def random_fp8(*shape: int) -> Tensor:
+    """Uniform bits without NaN."""
+    bits = torch.randint(0, 127, shape, dtype=torch.uint8, device="cuda")
+    return bits.bitwise_or_(torch.randint(0, 2, shape, dtype=torch.uint8, device="cuda") << 7)
+
+
+def launch_shapes(rows: int) -> Iterator[tuple[int, int, int]]:
+    """(row groups, split, CTAs) to try."""
+    for groups in (1, 2, 4) if rows > 32 else (1, 2):
+        yield from ((groups, split, 0) for split in range(2, 9))
+        yield from ((groups, 1, ctas) for ctas in (0, 132, 264))
+
+
+class Product:
+    """One matrix in enough copies that each is cold when it is used."""
+
+    def __init__(self, n: int, k: int, gated: bool) -> None:
+        self.n, self.k, self.gated = n, k, gated
+        self.copies = max(4, -(-COLD_BYTES // (n * k)))
+        self.weights = [random_fp8(n, k) for _ in range(self.copies)]
+        self.scales = torch.full((n,), 2.0**-10, device="cuda")
+
+    def skinny(self, rows: int, shape: tuple[int, int, int] = (0, 0, 0)) -> float:
+        x, x_scales = random_fp8(rows, self.k), torch.ones(rows, device="cuda")
+        n_out = self.n // 2 if self.gated else self.n
+        out = torch.empty(rows, n_out, dtype=torch.bfloat16, device="cuda")
+
+        def call(i: int) -> None:
+            native.cuda_skinny_fp8_gemm(
+                x,
+                x_scales,
+                self.weights[i % self.copies],
+                self.scales,
+                None,
+                out,
+                gated=self.gated,
+                pdl=True,
+                shape=shape,
+                stream=torch.cuda.current_stream().cuda_stream,
+            )
+
+        return replay_us(call, 2 * self.copies)
+
+    def scaled_mm(self, rows: int, *, by_row: bool = True) -> float:
+        x = random_fp8(rows, self.k).view(torch.float8_e4m3fn)
+        one = torch.ones((), device="cuda")
+        a = torch.ones(rows, 1, device="cuda") if by_row else one
+        b = self.scales.unsqueeze(0) if by_row else one
+
+        def call(i: int) -> None:
+            torch._scaled_mm(
+                x,
+                self.weights[i % self.copies].view(torch.float8_e4m3fn).t(),
+                scale_a=a,
+                scale_b=b,
+                out_dtype=torch.bfloat16,
+                use_fast_accum=True,
+            )
+
+        return replay_us(call, 2 * self.copies if rows <= 256 else 4)
+
+    def bf16(self, rows: int) -> float:
+        x = torch.randn(rows, self.k, device="cuda", dtype=torch.bfloat16)
+        weight = torch.randn(self.n, self.k, device="cuda", dtype=torch.bfloat16)
+        return replay_us(lambda _: x @ weight.t(), 4)
+
+
+def elementwise(hidden: int, width: int, rows: int) -> Iterator[tuple[str, float, float]]:
+    """name, microseconds and bytes of the passes that make e4m3 rows."""
+    x = torch.randn(rows, hidden, device="cuda", dtype=torch.bfloat16)
+    residual, weight = torch.randn_like(x), torch.ones_like(x[0])
+    gates = torch.randn(rows, 2 * width, device="cuda", dtype=torch.bfloat16)
+    acted = torch.randn(rows, width, device="cuda", dtype=torch.bfloat16)
+    to = RowFormat("token")
+    yield (
+        "norm to fp8",
+        replay_us(lambda _: fp8.norm(x, weight, 1e-5, to, residual=residual), 8),
+        rows * hidden * 7,
+    )
+    yield (
+        "norm",
+        replay_us(lambda _: cuda.norm(x, weight, 1e-5, residual=residual), 8),
+        rows * hidden * 8,
+    )
+    yield "act to fp8", replay_us(lambda _: fp8.act_and_mul(gates, "silu", to), 8), rows * width * 5
+    yield "quantize", replay_us(lambda _: fp8.quantize(acted, to), 8), rows * width * 3
+    yield "quantize hidden", replay_us(lambda _: fp8.quantize(x, to), 8), rows * hidden * 3
+
+
+def records(args: argparse.Namespace) -> Iterator[Record]:
+    """All figures asked for."""
+    shape = SHAPES[args.shape]
+    for name, (n, k, gated) in matrices(shape).items():
+        product = Product(n, k, gated)
+        for rows in args.rows:
+            limit = max(n * k / H100.read_gb_s / 1e3, 2 * rows * n * k / H100.fp8_tflop_s / 1e6)
+            params: dict[str, Any] = {"n": n, "k": k, "rows": rows, "gated": gated}
+            if rows <= cuda.MAX_SKINNY_FP8_ROWS:
+                us = product.skinny(rows)
+                yield Record(f"{name} {rows} skinny", params, us, "us", limit)
+            if rows <= cuda.MAX_SKINNY_FP8_ROWS and args.sweep:
+                times = {s: product.skinny(rows, s) for s in launch_shapes(rows)}
+                for launch in sorted(times, key=lambda s: times[s])[:4]:
+                    label = f"{name} {rows} skinny {launch}"
+                    yield Record(label, params | {"launch": launch}, times[launch], "us", limit)
+            yield Record(f"{name} {rows} scaled_mm", params, product.scaled_mm(rows), "us", limit)
+            if rows > 128:
+                us = product.scaled_mm(rows, by_row=False)
+                yield Record(f"{name} {rows} scaled_mm, one scale", params, us, "us", limit)
+                yield Record(f"{name} {rows} bf16", params, product.bf16(rows), "us", limit)
+    for rows in args.rows:
+        for name, us, moved in elementwise(shape["hidden_size"], shape["intermediate_size"], rows):
+            yield Record(f"{name} {rows}", {"rows": rows}, us, "us", moved / H100.read_gb_s / 1e3)
+
+
+def main() -> None:
+    """Measure and print."""
+    ap = argparse.ArgumentParser(description=__doc__)
+    ap.add_argument("--shape", choices=sorted(SHAPES), default="L8B")
+    ap.add_argument("--rows", type=int, nargs="+", default=[1, 8, 16, 32, 64, 128, 8192])
+    ap.add_argument("--sweep", action="store_true", help="try all launch shapes")
+    ap.add_argument("--commit", help="commit to record where git is not at hand")
+    ap.add_argument("--json", type=Path)
+    args = ap.parse_args()
+    out: list[Record] = []
+    for record in records(args):
+        print(record.row(), flush=True)
+        out.append(record)
+    if args.json:
+        write(out, args.json, commit=args.commit)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""fp8 on CUDA: rows into e4m3, and products, against float64 on the values that fp8 can say."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from reference import assert_as_good_as
+from srt.core import native
+from srt.ops import fp8, reference
+from srt.ops.fp8 import Fp8Rows, RowFormat, dequantize, quantize_groups, quantize_rows
+
+pytestmark = pytest.mark.gpu
+
+BF16 = torch.bfloat16
+ROWS = [1, 7, 8, 9, 16, 31, 33, 64, 65, 100, 128]
+SIZES = [(48, 16), (160, 272), (1536, 4096), (896, 4864)]  # of w: n, k
+
+
+def draw(*shape: int, scale: float = 1.0) -> Tensor:
+    return torch.randn(shape, device="cuda", dtype=BF16) * scale
+
+
+def poisoned(*shape: int, dtype: torch.dtype = BF16) -> Tensor:
+    if dtype == torch.uint8:
+        return torch.full(shape, 0x7F, dtype=dtype, device="cuda")  # NaN in e4m3
+    return torch.full(shape, float("nan"), dtype=dtype, device="cuda")
+
+
+def wide64(stored: Tensor, scales: Tensor) -> Tensor:
+    """What fp8 says, in float64."""
+    if scales.dim() == stored.dim():
+        by_value = scales.repeat_interleave(128, -1)[..., : stored.shape[-1]]
+    else:
+        by_value = scales.unsqueeze(-1)
+    return stored.double() * by_value.double()
+
+
+def skinny(x: Fp8Rows, w: Fp8Rows, bias: Tensor | None, **options: object) -> Tensor:
+    """The kernel itself, with its options."""
+    n = w.stored.shape[0] // (2 if options.get("gated") else 1)
+    dtype = torch.uint8 if "y_scale" in options else BF16
+    out = poisoned(x.stored.shape[0], n, dtype=dtype)
+    native.cuda_skinny_fp8_gemm(
+        x.stored.view(torch.uint8),
+        x.scales,
+        w.stored.view(torch.uint8),
+        w.scales,
+        bias,
+        out,
+        stream=torch.cuda.current_stream().cuda_stream,
+        **options,
+    )
+    return out
+
+
+def gated64(y: Tensor) -> Tensor:
+    gate, up = y.chunk(2, dim=1)
+    return F.silu(gate) * up
+
+
+@pytest.mark.parametrize(("n", "k"), SIZES)
+@pytest.mark.parametrize("rows", ROWS)
+def test_skinny_product(rows: int, n: int, k: int) -> None:
+    torch.manual_seed(rows * n + k)
+    x, w = Fp8Rows(*quantize_rows(draw(rows, k))), Fp8Rows(*quantize_rows(draw(n, k)))
+    bias = draw(n, scale=10.0)
+    exact = wide64(*x) @ wide64(*w).t()
+    naive = (dequantize(*x, torch.float32) @ dequantize(*w, torch.float32).t()).to(BF16)
+    assert_as_good_as(skinny(x, w, None), naive, exact)
+    assert_as_good_as(skinny(x, w, bias), naive + bias, exact + bias.double())
+    product = naive.float()
+    naive_gated = F.silu(product[:, : n // 2]).to(BF16) * product[:, n // 2 :].to(BF16)
+    assert_as_good_as(skinny(x, w, None, gated=True), naive_gated, gated64(exact))
+
+
+@pytest.mark.parametrize("rows", [1, 16, 32, 64, 128])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("split", [1, 2, 3, 8])
+def test_every_shape_of_the_launch(rows: int, groups: int, split: int) -> None:
+    if groups == 4 and rows <= 32:
+        pytest.skip("four row groups are built for more than 32 rows")
+    x, w = Fp8Rows(*quantize_rows(draw(rows, 1552))), Fp8Rows(*quantize_rows(draw(672, 1552)))
+    exact = wide64(*x) @ wide64(*w).t()
+    naive = exact.to(BF16)
+    for ctas in (0, 3):
+        out = skinny(x, w, None, shape=(groups, split, ctas), pdl=True)
+        assert_as_good_as(out, naive, exact)
+        out = skinny(x, w, None, shape=(groups, split, ctas), gated=True)
+        assert_as_good_as(out, gated64(exact).to(BF16), gated64(exact))
+        again = skinny(x, w, None, shape=(groups, split, ctas), gated=True)
+        assert torch.equal(out, again)
+
+
+@pytest.mark.parametrize(("n", "k"), [(48, 16), (160, 272), (1536, 4096)])
+@pytest.mark.parametrize("rows", [1, 8, 9, 33, 65, 128])
+def test_skinny_product_of_groups(rows: int, n: int, k: int) -> None:
+    """Scales of neighbours differ by powers of ten: none may be taken for another."""
+    spread = torch.logspace(-2, 2, -(-k // 128), device="cuda").repeat_interleave(128)[:k]
+    x = Fp8Rows(*quantize_groups((draw(rows, k) * spread).to(BF16)))
+    w = Fp8Rows(*quantize_groups((draw(n, k) / spread).to(BF16)))
+    exact = wide64(*x) @ wide64(*w).t()
+    assert_as_good_as(skinny(x, w, None), exact.to(BF16), exact)
+    out = skinny(x, w, None, gated=True)
+    assert_as_good_as(out, gated64(exact).to(BF16), gated64(exact))
+
+
+@pytest.mark.parametrize("rows", [1, 40, 200])
+def test_static_scales(rows: int) -> None:
+    """One scale for all of x; the gated product stores e4m3 by the next product's."""
+    given = torch.tensor([0.02], device="cuda")
+    to = RowFormat("tensor", given)
+    x = fp8.quantize(draw(rows, 512), to)
+    assert x.scales is given
+    w = Fp8Rows(*quantize_rows(draw(2 * 256, 512, scale=0.05)))
+    exact = wide64(x.stored, given.expand(rows)) @ wide64(*w).t()
+    assert_as_good_as(fp8.linear_fp8(x, *w), exact.to(BF16), exact)
+    out = fp8.linear_act_mul(x, *w, "silu", RowFormat("tensor", torch.tensor([0.5], device="cuda")))
+    assert isinstance(out, Fp8Rows)
+    error = (out.stored.double() * 0.5 - gated64(exact)).abs()
+    assert (error <= (2.0**-4 + 2.0**-6) * gated64(exact).abs() + 2.0**-10).all()
+
+
+@pytest.mark.parametrize("rows", [129, 700])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_product_of_many_rows(rows: int, grouped: bool) -> None:
+    make = quantize_groups if grouped else quantize_rows
+    x, w = Fp8Rows(*make(draw(rows, 1024))), Fp8Rows(*make(draw(336, 1024)))
+    bias = draw(336)
+    exact = wide64(*x) @ wide64(*w).t() + bias.double()
+    out = fp8.linear_fp8(x, *w, bias)
+    naive = F.linear(dequantize(*x, BF16), dequantize(*w, BF16), bias)
+    assert_as_good_as(out, naive, exact)
+
+
+def assert_rows(out: Fp8Rows, y: Tensor, to: RowFormat) -> None:
+    """The scales are y's, the values within a rounding of e4m3."""
+    if to.kind == "group":
+        stored, scales = quantize_groups(y)
+    elif to.kind == "token":
+        stored, scales = quantize_rows(y, to.limit)
+    else:
+        assert to.given is not None
+        scales = to.given
+        stored = (y.float() / scales).clamp(-448, 448).to(torch.float8_e4m3fn)
+    torch.testing.assert_close(out.scales, scales, rtol=1e-6, atol=0)
+    step = 2.0**-3 * stored.float().abs().clamp(min=2.0**-6)
+    assert ((out.stored.float() - stored.float()).abs() <= step).all()
+    assert (out.stored.float() != stored.float()).float().mean() < 2e-2  # ties, by the reciprocal
+
+
+FORMATS = [
+    RowFormat("token"),
+    RowFormat("token", limit=2.0),
+    RowFormat("group"),
+    RowFormat("tensor", None),
+]
+
+
+@pytest.mark.parametrize("kind", range(4))
+@pytest.mark.parametrize("width", [128, 896, 4096, 14336, 28672])
+@pytest.mark.parametrize("rows", [1, 5, 700])
+def test_rows_into_fp8(rows: int, width: int, kind: int) -> None:
+    to = FORMATS[kind]
+    if to.kind == "tensor":
+        to = RowFormat("tensor", torch.tensor([0.01], device="cuda"))
+    x = draw(rows, width + 8)[:, :width]
+    assert_rows(fp8.quantize(x, to), x, to)
+    gates = draw(rows, 2 * width)
+    naive = reference.silu_and_mul(gates)
+    acted = fp8.act_and_mul(gates, "silu", to)
+    assert isinstance(acted, Fp8Rows)
+    exact = gated64(gates.double())
+    if to.kind != "tensor" and not to.limit:
+        assert_as_good_as(wide64(*acted).to(BF16), wide64(*requantized(naive, to)).to(BF16), exact)
+    if width > 16384:
+        return
+    weight, residual = draw(width), draw(rows, width)
+    summed = (residual.float() + x.float()).to(BF16)
+    out = fp8.norm(x.contiguous(), weight, 1e-5, to, residual=residual)
+    assert torch.equal(residual, summed)
+    y = reference.rms_norm(summed, weight, 1e-5)
+    if to.kind != "tensor" and not to.limit:
+        assert_as_good_as(wide64(*out).to(BF16), wide64(*requantized(y, to)).to(BF16), y.double())
+
+
+def requantized(y: Tensor, to: RowFormat) -> tuple[Tensor, Tensor]:
+    return quantize_groups(y) if to.kind == "group" else quantize_rows(y)
+
+
+def test_rows_of_zeros_and_of_one_value() -> None:
+    x = torch.zeros(3, 256, device="cuda", dtype=BF16)
+    x[1, 17] = -3.0
+    out = fp8.quantize(x, RowFormat("token"))
+    assert out.stored.float()[[0, 2]].eq(0).all()
+    assert wide64(*out)[1, 17].item() == pytest.approx(-3.0, rel=1e-6)
