@@ -15,6 +15,7 @@ from srt import __version__
 from srt.errors import ConfigError
 from srt.flags import add_flags, check_limits, collect, flag, flag_name, specs
 from srt.foreign_flags import ALWAYS_SO, REFUSED_FLAGS
+from srt.quant_config import UNSUPPORTED
 
 _model = partial(flag, "model and tokenizer")
 _http = partial(flag, "HTTP")
@@ -29,16 +30,7 @@ MEM_FRACTION_BY_TP = ((16, 0.79), (8, 0.83), (4, 0.85), (2, 0.87), (1, 0.88))
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 DTYPES = ("auto", "half", "float16", "bfloat16", "float", "float32")
 LOAD_FORMATS = ("auto", "pt", "safetensors", "npcache", "gguf", "dummy")
-QUANTIZATIONS = (
-    "awq",
-    "fp8",
-    "gptq",
-    "marlin",
-    "gptq_marlin",
-    "awq_marlin",
-    "squeezellm",
-    "bitsandbytes",
-)
+QUANTIZATIONS = ("fp8", *UNSUPPORTED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -316,7 +308,7 @@ class Settings:
             (
                 "quantization",
                 self.quantization not in (None, "fp8"),
-                "fp8 is what this version serves",
+                UNSUPPORTED.get(self.quantization or "", ""),
             ),
             ("load_format", self.load_format == "npcache", "safetensors load faster than npcache"),
             (

@@ -126,8 +126,6 @@ def load_model_config(
     if names[0] not in READERS:
         raise LoadError(f"{hf.where}: architecture {names[0]} is not supported; supported: {known}")
     config = add_generation(READERS[names[0]](hf), hf, generation)
-    if config.moe is not None and (config.quant is not None or quantization is not None):
-        raise LoadError(f"{hf.where}: {names[0]} has experts, which are not served quantized")
     config = with_quantization(with_context_len(config, context_len), quantization)
     return with_embedding(config, hf, source, is_embedding=is_embedding)
 

@@ -11,7 +11,7 @@ from srt.embedding_config import LAST_TOKEN, EmbeddingConfig
 from srt.errors import ConfigError, LoadError
 from srt.gguf_file import GgufFile
 from srt.hf_config import HfConfig, JsonObject, merge, read_json
-from srt.quant_config import QuantConfig, read_quant
+from srt.quant_config import INSTEAD, UNSUPPORTED, QuantConfig, read_quant
 from srt.rope_config import RopeConfig, read_rope
 
 DTYPES = ("float16", "bfloat16", "float32")
@@ -224,12 +224,13 @@ def with_context_len(config: ModelConfig, context_len: int | None) -> ModelConfi
 
 def with_quantization(config: ModelConfig, requested: str | None) -> ModelConfig:
     """`--quantization`: fp8 quantizes while loading; what the checkpoint says cannot be changed."""
-    if requested is None or config.quant is not None:
-        if requested not in (None, "fp8"):
-            raise ConfigError(f"--quantization {requested}: the checkpoint is quantized in fp8")
+    if requested is None:
         return config
     if requested != "fp8":
-        raise ConfigError(f"--quantization {requested} is not supported; fp8 is")
+        instead = UNSUPPORTED.get(requested, INSTEAD)
+        raise ConfigError(f"--quantization {requested} is not supported: {instead}")
+    if config.quant is not None:
+        return config
     return replace(config, quant=QuantConfig(in_checkpoint=False))
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from models.fp8_checkpoint import write_fp8
+from models.fp8_checkpoint import FORMATS, write_fp8
 from models.ranks import PROMPTS, Outputs, free_addr, run_ranks
 from models.runner import load, relative_error
 from srt.errors import ConfigError, LoadError
@@ -35,6 +34,13 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("CohereForCausalLM", {"use_qk_norm": True}),
     ("StableLmForCausalLM", {"qk_layernorm": True, "num_key_value_heads": 1}),
 ]
+BLOCKS = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4}
+FP8_CASES: list[tuple[str, str, dict[str, Any]]] = [
+    ("LlamaForCausalLM", "compressed-tensors by channel", {}),
+    ("LlamaForCausalLM", "static per tensor", {"num_key_value_heads": 1, "attention_bias": True}),
+    ("LlamaForCausalLM", "deepseek", BLOCKS),
+    ("MixtralForCausalLM", "compressed-tensors by channel", {}),
+]
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +48,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     made = [tmp_path_factory.mktemp("model") for _ in CASES]
     for folder, (family, changes) in zip(made, CASES, strict=True):
         write_tiny(folder, family, **changes)
-    for folder, per_row in zip(tuple(made), (True, False), strict=False):
+    for family, name, changes in FP8_CASES:
         in_fp8 = tmp_path_factory.mktemp("fp8")
-        shutil.copytree(folder, in_fp8, dirs_exist_ok=True)
-        write_fp8(in_fp8, per_row=per_row, method={"quant_method": "fp8"})
+        write_tiny(in_fp8, family, **changes)
+        write_fp8(in_fp8, *FORMATS[name])
         made.append(in_fp8)
     return made
 
@@ -55,7 +61,7 @@ def two_ranks(folders: list[Path], tmp_path_factory: pytest.TempPathFactory) -> 
     return run_ranks(2, folders, tmp_path_factory.mktemp("ranks"))
 
 
-NAMES = [*(family for family, _ in CASES), "fp8 by row", "fp8 by tensor"]
+NAMES = [*(family for family, _ in CASES), *(name for _, name, _ in FP8_CASES)]
 
 
 @pytest.mark.parametrize("case", range(len(NAMES)), ids=NAMES)

@@ -54,11 +54,16 @@ def page_bytes(spec: KvSpec, page_size: int, fmt: KvFormat) -> int:
 
 
 def allocate_pool(
-    spec: KvSpec, num_pages: int, page_size: int, fmt: KvFormat, device: torch.device
+    spec: KvSpec,
+    num_pages: int,
+    page_size: int,
+    fmt: KvFormat,
+    device: torch.device,
+    scales: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
 ) -> KvPool:
     """A zeroed pool: unused slots are read with weight zero, so they must hold finite numbers.
 
-    Latent attention (`v_head_dim` 0) has no V.
+    Latent attention (`v_head_dim` 0) has no V. scales: of K and of V, one a layer; None: 1.
     """
 
     def tensors(dim: int) -> tuple[torch.Tensor, ...]:
@@ -66,13 +71,14 @@ def allocate_pool(
         return tuple(_zeros(shape, fmt.dtype, device) for _ in range(spec.num_layers))
 
     ones = (1.0,) * spec.num_layers
+    k_scales, v_scales = scales or (ones, ones)
     return KvPool(
         k=tensors(spec.head_dim),
         v=tensors(spec.v_head_dim) if spec.v_head_dim else (),
         page_size=page_size,
         kv_format=fmt.name,
-        k_scales=ones,
-        v_scales=ones,
+        k_scales=k_scales,
+        v_scales=v_scales,
     )
 
 

@@ -135,7 +135,8 @@ def start_rank(
     limits = cap_running(settings, limits, num_pages)
     sizes = _graph_sizes(settings, model.config, limits, device)
     with report.phase("allocate the KV pool"):
-        kv = allocate_pool(model.kv_spec, num_pages, limits.page_size, fmt, device)
+        scales = model.kv_scale_pairs() if fmt.name == "fp8_e4m3" else None
+        kv = allocate_pool(model.kv_spec, num_pages, limits.page_size, fmt, device, scales)
         state = DeviceState.allocate(limits, kv, device)
     whole_prompts = not model.config.causal
     scheduler_sizes = scheduler_config(settings, limits, num_pages, whole_prompts=whole_prompts)

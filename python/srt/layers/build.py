@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from srt.parallel import TensorParallel
+from srt.quant_config import GROUP, QuantConfig
 from srt.weights.table import Part
 
 
@@ -15,13 +16,13 @@ from srt.weights.table import Part
 class Build:
     """Where and how layers make their parameters.
 
-    fp8: matrices of the decoder layers are stored in fp8 e4m3, `quant/fp8.py`.
+    quant: how matrices of the decoder layers are stored in fp8; None: they are not.
     """
 
     tp: TensorParallel
     device: torch.device
     dtype: torch.dtype
-    fp8: bool = False
+    quant: QuantConfig | None = None
 
     def empty(self, *shape: int, dtype: torch.dtype | None = None) -> nn.Parameter:
         """An uninitialised parameter that takes no gradient."""
@@ -34,6 +35,15 @@ def even_share(size: int, tp: TensorParallel, what: str) -> int:
     if size % tp.size:
         raise ValueError(f"{what} {size} cannot be divided over {tp.size} tensor-parallel ranks")
     return size // tp.size
+
+
+def check_block_cut(columns: Part, build: Build) -> None:
+    """Raises ValueError where ranks would cut a matrix's inputs inside blocks of fp8 scales."""
+    blocks = build.quant is not None and build.quant.weights == "block"
+    if blocks and build.tp.size > 1 and (columns.start % GROUP or columns.size % GROUP):
+        raise ValueError(
+            f"{columns.full} inputs in fp8 blocks of {GROUP} cannot be cut over {build.tp.size} ranks"
+        )
 
 
 def lay_out(shares: dict[str, tuple[int, int, int]]) -> dict[str, Part]:

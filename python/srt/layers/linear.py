@@ -7,13 +7,21 @@ from torch import Tensor, nn
 
 from srt import ops
 from srt.kv_spec import own_kv_heads
-from srt.layers.build import Build, even_share, lay_out
-from srt.quant.fp8 import make_fp8_matrix, project
+from srt.layers.build import Build, check_block_cut, even_share, lay_out
+from srt.ops import fp8
+from srt.ops.fp8 import RowFormat, Rows
+from srt.quant.fp8 import make_fp8_matrix, row_format
 from srt.weights.table import Part
 
 
-class Replicated(nn.Module):
-    """y = x Wᵀ + b, whole on every rank: routers, gates, latents. `dtype`: the model's if None."""
+class Linear(nn.Module):
+    """y = x Wᵀ + b, in the model's dtype or in fp8.
+
+    Attributes:
+        weight: [out, in]; e4m3 where weight_scale is set.
+        weight_scale, input_scale: see `quant.fp8.Fp8Matrix`.
+        rows: how x is quantized on its way in, for those who can hand it over so; None: it is not.
+    """
 
     def __init__(
         self,
@@ -22,18 +30,61 @@ class Replicated(nn.Module):
         build: Build,
         *,
         bias: bool = False,
+        quantized: bool = True,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.weight = build.empty(out_size, in_size, dtype=dtype)
+        self.build = build
+        self.weight_scale: nn.Parameter | None = None
+        self.input_scale: nn.Parameter | None = None
+        self.rows: RowFormat | None = None
+        if build.quant is not None and quantized:
+            made = make_fp8_matrix((out_size, in_size), build.quant, build.device, build.dtype)
+            self.weight, self.weight_scale = made.weight, made.weight_scale
+            self.input_scale = made.input_scale
+            self.rows = row_format(build.quant, build.device, made.input_scale)
+        else:
+            self.weight = build.empty(out_size, in_size, dtype=dtype)
         self.bias = build.empty(out_size) if bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def keep_wide(self) -> None:
+        """Stores the weight in the model's dtype after all; before loading."""
+        self.weight = self.build.empty(*self.weight.shape)
+        self.weight_scale = self.input_scale = self.rows = None
+
+    def project(self, x: Rows, bias: Tensor | None) -> Tensor:
+        """x Wᵀ + b, in whichever way W is stored."""
+        if self.weight_scale is None:
+            assert isinstance(x, Tensor)
+            return ops.linear(x, self.weight, bias)
+        if isinstance(x, Tensor) and self.rows is not None:
+            x = fp8.quantize(x, self.rows)
+        return fp8.linear_fp8(x, self.weight, self.weight_scale, bias)
+
+
+class Replicated(Linear):
+    """Whole on every rank: routers, gates, `quantized` latents. `dtype`: the model's if None."""
+
+    def __init__(
+        self,
+        in_size: int,
+        out_size: int,
+        build: Build,
+        *,
+        bias: bool = False,
+        quantized: bool = False,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_size, out_size, build, bias=bias, quantized=quantized, dtype=dtype)
+
+    def forward(self, x: Rows) -> Tensor:
         """[num_tokens, in] → [num_tokens, out]."""
-        return ops.linear(x.to(self.weight.dtype), self.weight, self.bias)
+        if self.weight_scale is None and isinstance(x, Tensor):
+            x = x.to(self.weight.dtype)
+        return self.project(x, self.bias)
 
 
-class ColumnParallel(nn.Module):
+class ColumnParallel(Linear):
     """y = x Wᵀ + b with this rank's share of each part's output features.
 
     Args:
@@ -44,15 +95,13 @@ class ColumnParallel(nn.Module):
     def __init__(
         self, in_size: int, shares: dict[str, tuple[int, int, int]], build: Build, *, bias: bool
     ) -> None:
-        super().__init__()
-        self.parts = lay_out(shares)
-        out_size = sum(part.size for part in self.parts.values())
-        self.weight, self.weight_scale = make_matrix(out_size, in_size, build)
-        self.bias = build.empty(out_size) if bias else None
+        parts = lay_out(shares)
+        super().__init__(in_size, sum(part.size for part in parts.values()), build, bias=bias)
+        self.parts = parts
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Rows) -> Tensor:
         """[num_tokens, in] → [num_tokens, this rank's out]."""
-        return project(x, self.weight, self.weight_scale, self.bias)
+        return self.project(x, self.bias)
 
 
 class MergedColumn(ColumnParallel):
@@ -70,15 +119,6 @@ class MergedColumn(ColumnParallel):
         size = even_share(out_size, build.tp, "intermediate size")
         share = (out_size, build.tp.rank * size, size)
         super().__init__(in_size, dict.fromkeys(names, share), build, bias=bias)
-
-
-def make_matrix(
-    out_size: int, in_size: int, build: Build
-) -> tuple[nn.Parameter, nn.Parameter | None]:
-    """A weight [out, in] and, where matrices are fp8, its row scales."""
-    if build.fp8:
-        return make_fp8_matrix(out_size, in_size, build.device, build.dtype)
-    return build.empty(out_size, in_size), None
 
 
 class QkvLinear(ColumnParallel):
@@ -118,7 +158,7 @@ class QkvLinear(ColumnParallel):
         self.kv_size = len(own) * head_dim
 
 
-class RowParallel(nn.Module):
+class RowParallel(Linear):
     """y = Σ over ranks of x Wᵀ, plus b: each rank holds its share of the input features.
 
     columns: that share where it is given by the layer before; otherwise an even one.
@@ -135,21 +175,20 @@ class RowParallel(nn.Module):
         reduce: bool = True,
         columns: Part | None = None,
     ) -> None:
-        super().__init__()
         if bias and not reduce:
             raise ValueError("a bias is added after the sum over ranks")
-        self.tp = build.tp
-        self.reduce = reduce
         if columns is None:
             share = even_share(in_size, build.tp, "input size")
             columns = Part(in_size, build.tp.rank * share, share, 0)
+        check_block_cut(columns, build)
+        super().__init__(columns.size, out_size, build, bias=bias)
+        self.tp = build.tp
+        self.reduce = reduce
         self.columns = columns
-        self.weight, self.weight_scale = make_matrix(out_size, columns.size, build)
-        self.bias = build.empty(out_size) if bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Rows) -> Tensor:
         """[num_tokens, this rank's in] → [num_tokens, out], the same on every rank if reduced."""
         if self.tp.size == 1 or not self.reduce:
-            return project(x, self.weight, self.weight_scale, self.bias)
-        y = self.tp.all_reduce(project(x, self.weight, self.weight_scale, None))
+            return self.project(x, self.bias)
+        y = self.tp.all_reduce(self.project(x, None))
         return y if self.bias is None else y + self.bias

@@ -6,30 +6,67 @@ import torch
 from torch import Tensor, nn
 
 from srt import ops
-from srt.layers.build import Build, even_share, lay_out
+from srt.layers.build import Build, check_block_cut, even_share, lay_out
 from srt.layers.linear import Replicated
 from srt.layers.mlp import GatedMlp
 from srt.model_config import ModelConfig, MoeConfig
+from srt.ops.fp8 import dequantize
+from srt.quant.fp8 import make_fp8_matrix
+from srt.weights.table import Part
 
 
-class ExpertColumns(nn.Module):
+class Experts(nn.Module):
+    """A matrix for each expert: [num_experts, out, in], in the model's dtype or in fp8.
+
+    weight_scale, input_scale: see `quant.fp8.Fp8Matrix`; one static input scale an expert.
+    """
+
+    def __init__(self, num_experts: int, out_size: int, in_size: int, build: Build) -> None:
+        super().__init__()
+        self.build = build
+        self.weight_scale: nn.Parameter | None = None
+        self.input_scale: nn.Parameter | None = None
+        shape = (num_experts, out_size, in_size)
+        if build.quant is None:
+            self.weight = build.empty(*shape)
+            return
+        made = make_fp8_matrix(shape, build.quant, build.device, build.dtype)
+        self.weight, self.weight_scale = made.weight, made.weight_scale
+        self.input_scale = made.input_scale
+
+    def wide(self) -> Tensor:
+        """The matrices in the model's dtype; those in fp8 are widened, expert by expert."""
+        if self.weight_scale is None:
+            return self.weight
+        out = torch.empty(self.weight.shape, dtype=self.build.dtype, device=self.weight.device)
+        for expert, weight, scale in zip(out, self.weight, self.weight_scale, strict=True):
+            expert.copy_(dequantize(weight, scale, out.dtype))
+        return out
+
+    def keep_wide(self) -> None:
+        """Stores the weights in the model's dtype after all; before loading."""
+        self.weight = self.build.empty(*self.weight.shape)
+        self.weight_scale = self.input_scale = None
+
+
+class ExpertColumns(Experts):
     """Stacked gate and up: [num_experts, 2 * this rank's share, hidden]."""
 
     def __init__(self, config: MoeConfig, hidden_size: int, build: Build) -> None:
-        super().__init__()
         size = even_share(config.intermediate_size, build.tp, "expert intermediate size")
         share = (config.intermediate_size, build.tp.rank * size, size)
+        super().__init__(config.num_experts, 2 * size, hidden_size, build)
         self.parts = lay_out({"gate": share, "up": share})
-        self.weight = build.empty(config.num_experts, 2 * size, hidden_size)
 
 
-class ExpertRows(nn.Module):
+class ExpertRows(Experts):
     """Stacked down: [num_experts, hidden, this rank's share]."""
 
     def __init__(self, config: MoeConfig, hidden_size: int, build: Build) -> None:
-        super().__init__()
         size = even_share(config.intermediate_size, build.tp, "expert intermediate size")
-        self.weight = build.empty(config.num_experts, hidden_size, size)
+        columns = Part(config.intermediate_size, build.tp.rank * size, size, 0)
+        check_block_cut(columns, build)
+        super().__init__(config.num_experts, hidden_size, size, build)
 
 
 class MoeMlp(nn.Module):
@@ -56,6 +93,11 @@ class MoeMlp(nn.Module):
         if self.moe.shared_gate:
             self.shared_gate = Replicated(hidden, 1, build)
 
+    @property
+    def rows(self) -> None:
+        """The router and the experts take their input wide, see Linear."""
+        return
+
     def forward(self, x: Tensor) -> Tensor:
         """[num_tokens, hidden] → the same; routed and shared parts take one all-reduce together."""
         spec = self.moe
@@ -70,8 +112,8 @@ class MoeMlp(nn.Module):
         )
         y = ops.experts_mlp(
             x,
-            self.gate_up.weight,
-            self.down.weight,
+            self.gate_up.wide(),
+            self.down.wide(),
             weights,
             experts,
             self.activation,

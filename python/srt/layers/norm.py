@@ -7,6 +7,8 @@ from torch.nn import functional as F
 
 from srt import ops
 from srt.layers.build import Build
+from srt.ops import fp8
+from srt.ops.fp8 import RowFormat, Rows
 from srt.weights.table import Part
 
 
@@ -27,6 +29,15 @@ class RmsNorm(nn.Module):
         """Adds x to `residual` in place and returns the sum's norm."""
         return ops.add_rms_norm(x, residual, self.weight, self.eps, weight_offset=self.offset)
 
+    def into(self, x: Tensor, residual: Tensor | None, rows: RowFormat | None) -> Rows:
+        """The norm of x or, where `residual` is given, as `add`; in fp8 where `rows` is given."""
+        if rows is None:
+            out: Tensor = self(x) if residual is None else self.add(x, residual)
+            return out
+        return fp8.norm(
+            x, self.weight, self.eps, rows, residual=residual, weight_offset=self.offset
+        )
+
 
 class LayerNorm(nn.Module):
     """(x - mean) / std * weight + bias."""
@@ -44,6 +55,15 @@ class LayerNorm(nn.Module):
     def add(self, x: Tensor, residual: Tensor) -> Tensor:
         """Adds x to `residual` in place and returns the sum's norm."""
         return ops.layer_norm(residual.add_(x), self.weight, self.bias, self.eps)
+
+    def into(self, x: Tensor, residual: Tensor | None, rows: RowFormat | None) -> Rows:
+        """As RmsNorm's."""
+        if rows is None:
+            out: Tensor = self(x) if residual is None else self.add(x, residual)
+            return out
+        return fp8.norm(
+            x, self.weight, self.eps, rows, bias=self.bias, residual=residual, centered=True
+        )
 
 
 class HeadLayerNorm(nn.Module):

@@ -11,12 +11,27 @@ from torch import Tensor, nn
 from srt import ops
 from srt.batch import ForwardBatch
 from srt.kv_spec import kv_spec
-from srt.layers.build import Build
+from srt.layers.build import Build, lay_out
 from srt.layers.embedding import LmHead, VocabParallelEmbedding
 from srt.layers.linear import Replicated
 from srt.layers.norm import LayerNorm, Norm, RmsNorm
 from srt.model_config import ModelConfig
+from srt.weights.scales import scale_rules
 from srt.weights.table import Rule
+
+
+class KvScales(nn.Module):
+    """What an fp8 checkpoint scales K and V of each layer with, if it says so; 1 otherwise."""
+
+    def __init__(self, num_layers: int) -> None:
+        super().__init__()
+        self.parts = lay_out({"k": (1, 0, 1), "v": (1, 0, 1)})
+        self.values = nn.Parameter(torch.ones(num_layers, 2), requires_grad=False)
+
+    def pairs(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Those of K, and those of V, by layer."""
+        k, v = self.values.unbind(1)
+        return tuple(k.tolist()), tuple(v.tolist())
 
 
 class Decoder(nn.Module, ABC):
@@ -46,12 +61,24 @@ class Decoder(nn.Module, ABC):
         # HF rounds the factor to the model's dtype before it multiplies (Gemma: sqrt(hidden)).
         self.embed_scale = torch.tensor(config.embed_scale, dtype=build.dtype).item()
 
+        self.kv_scales: KvScales | None = None
+        if config.quant is not None and config.quant.in_checkpoint:
+            self.kv_scales = KvScales(config.num_layers)
+
     @abstractmethod
     def weights(self) -> tuple[Rule, ...]:
         """The weight table of the family's own checkpoints."""
 
     def weight_table(self) -> tuple[Rule, ...]:
-        """`weights`; without a head its tensors are skipped, and the `model.` prefix may lack."""
+        """`weights`, with the scales of an fp8 checkpoint.
+
+        Without a head its tensors are skipped, and the `model.` prefix may lack.
+        """
+        rules = self._named_weights()
+        quant = self.config.quant
+        return rules + (scale_rules(rules, quant) if quant and quant.in_checkpoint else ())
+
+    def _named_weights(self) -> tuple[Rule, ...]:
         rules = self.weights()
         if self.lm_head is not None:
             return rules
@@ -63,6 +90,10 @@ class Decoder(nn.Module, ABC):
             if r.source.startswith(prefix)
         )
         return (*kept, *bare)
+
+    def kv_scale_pairs(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """The checkpoint's scales of K and of V, one a layer; None: it has none."""
+        return None if self.kv_scales is None else self.kv_scales.pairs()
 
     def embed_tokens(self, token_ids: Tensor) -> Tensor:
         """int32 [T] → [T, hidden], scaled as the layers expect it."""

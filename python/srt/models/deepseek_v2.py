@@ -48,10 +48,11 @@ class DeepseekV2Attention(nn.Module):
         self.q_a: Replicated | None = None
         self.q_norm: RmsNorm | None = None
         if mla.q_rank:
-            self.q_a = Replicated(hidden, mla.q_rank, build, bias=bias)
+            self.q_a = Replicated(hidden, mla.q_rank, build, bias=bias, quantized=True)
             self.q_norm = RmsNorm(mla.q_rank, LATENT_EPS, build)
         self.q = self._by_head(mla.q_rank or hidden, heads, self.head_dim, build)
-        self.kv_a = Replicated(hidden, mla.kv_rank + mla.rope_dim, build, bias=bias)
+        latent = mla.kv_rank + mla.rope_dim
+        self.kv_a = Replicated(hidden, latent, build, bias=bias, quantized=True)
         self.kv_norm = RmsNorm(mla.kv_rank, LATENT_EPS, build)
         wide = replace(build, fp8=False)  # its rows are matrices of their own, head by head
         self.kv_b = self._by_head(mla.kv_rank, heads, mla.nope_dim + mla.v_dim, wide)
@@ -124,8 +125,8 @@ class DeepseekV2Layer(nn.Module):
             x, residual = self.attn_norm(x), x
         else:
             x = self.attn_norm.add(x, residual)
-        x = self.mlp_norm.add(self.attn(x, batch), residual)
-        return self.mlp(x), residual
+        normed = self.mlp_norm.into(self.attn(x, batch), residual, self.mlp.rows)
+        return self.mlp(normed), residual
 
 
 class DeepseekV2(Decoder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from srt import ops
@@ -15,6 +16,7 @@ from srt.layers.norm import HeadLayerNorm, RmsNorm
 from srt.layers.rope import cos_sin_table
 from srt.model_config import ModelConfig
 from srt.models.decoder import Decoder, make_norm
+from srt.ops.fp8 import RowFormat, Rows
 from srt.weights.table import Part, Rule, Split
 
 
@@ -37,14 +39,20 @@ class LlamaAttention(nn.Module):
         self.k_norm = head_norm(config, self.qkv.parts["k"], build)
         self.attend = Attention(attention_spec(config, layer_idx, self.qkv), cos_sin)
 
-    def forward(self, x: Tensor, batch: ForwardBatch) -> Tensor:
+    @property
+    def rows(self) -> RowFormat | None:
+        """How the input is quantized, see Linear."""
+        return self.qkv.rows
+
+    def forward(self, x: Rows, batch: ForwardBatch) -> Tensor:
         """[T, hidden] → the same."""
         qkv = self.qkv
-        fused = qkv(x)
+        fused: Tensor = qkv(x)
         if self.clip > 0.0:
             fused = fused.clamp_(-self.clip, self.clip)
-        heads = fused.view(x.shape[0], -1, self.head_dim)
-        q, k, v = heads.split((qkv.num_heads, qkv.num_kv_heads, qkv.num_kv_heads), dim=1)
+        heads = fused.view(fused.shape[0], -1, self.head_dim)
+        sizes = [qkv.num_heads, qkv.num_kv_heads, qkv.num_kv_heads]
+        q, k, v = torch.split(heads, sizes, dim=1)
         norms = None
         if isinstance(self.q_norm, RmsNorm) and isinstance(self.k_norm, RmsNorm):
             norms = ops.HeadNorms(
@@ -70,12 +78,10 @@ class LlamaLayer(nn.Module):
         self, x: Tensor, residual: Tensor | None, batch: ForwardBatch
     ) -> tuple[Tensor, Tensor]:
         """Takes and returns what is still to be added, and the stream it is added to."""
-        if residual is None:
-            x, residual = self.attn_norm(x), x
-        else:
-            x = self.attn_norm.add(x, residual)
-        x = self.mlp_norm.add(self.attn(x, batch), residual)
-        return self.mlp(x), residual
+        normed = self.attn_norm.into(x, residual, self.attn.rows)
+        residual = x if residual is None else residual
+        normed = self.mlp_norm.into(self.attn(normed, batch), residual, self.mlp.rows)
+        return self.mlp(normed), residual
 
 
 class ParallelLayer(nn.Module):
@@ -114,12 +120,11 @@ class SandwichLayer(nn.Module):
         self, x: Tensor, residual: Tensor | None, batch: ForwardBatch
     ) -> tuple[Tensor, Tensor]:
         """Takes and returns what is still to be added, and the stream it is added to."""
-        if residual is None:
-            x, residual = self.attn_norm(x), x
-        else:
-            x = self.attn_norm.add(x, residual)
-        x = self.mlp_norm.add(self.post_attn_norm(self.attn(x, batch)), residual)
-        return self.post_mlp_norm(self.mlp(x)), residual
+        normed = self.attn_norm.into(x, residual, self.attn.rows)
+        residual = x if residual is None else residual
+        x = self.post_attn_norm(self.attn(normed, batch))
+        normed = self.mlp_norm.into(x, residual, self.mlp.rows)
+        return self.post_mlp_norm(self.mlp(normed)), residual
 
 
 class Llama(Decoder):

@@ -11,6 +11,7 @@ from srt.models.cohere import Cohere, StableLm
 from srt.models.decoder import Decoder
 from srt.models.deepseek_v2 import DeepseekV2
 from srt.models.gemma import Gemma2
+from srt.models.kept import keep_wide
 from srt.models.llama import Llama
 from srt.models.moe import Dbrx, DeepseekMoe, Grok1, Mixtral, QwenMoe
 from srt.models.renamed import ChatGlm, Exaone, Headless, InternLm2, Qwen
@@ -65,6 +66,9 @@ def build_model(
         known = ", ".join(sorted(MODELS))
         raise LoadError(f"architecture {config.architecture} is not supported; supported: {known}")
     try:
-        return model_class(config, Build(tp, device, dtype, fp8=config.quant is not None)).eval()
+        model = model_class(config, Build(tp, device, dtype, config.quant)).eval()
+        if config.quant is not None:
+            keep_wide(model, model.weights(), config.quant)
     except ValueError as e:
         raise LoadError(f"{config.architecture}: {e}") from e
+    return model

@@ -11,14 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from srt.errors import LoadError
-from srt.ops.fp8 import quantize_rows
+from srt.ops.fp8 import row_scales, store_rows
 from srt.parallel import TensorParallel
+from srt.quant_config import GROUP
 from srt.weights.checkpoint import Slice, StoredTensor, open_checkpoint
 from srt.weights.dummy import fill_dummy
 from srt.weights.progress import Progress
-from srt.weights.scales import scale_rules
 from srt.weights.table import HasColumns, HasParts, Match, Part, Rule, Split, WeightTable
 
+OPTIONAL = ("kv_scales.values",)  # parameters that a checkpoint may leave as they were made
 WIDE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -95,8 +96,9 @@ class Filler:
         self.is_presharded = is_presharded
         self.is_trial = is_trial
         self.params = dict(model.named_parameters())
-        in_fp8 = any(name.endswith("weight_scale") for name in self.params)
-        self.table = WeightTable(rules + (scale_rules(rules) if in_fp8 else ()))
+        # A table without scales is of a wide checkpoint, whose matrices are quantized on their way.
+        self.quantizes = not any((rule.target or "").endswith("weight_scale") for rule in rules)
+        self.table = WeightTable(rules)
         self.parts = {name: _parts_of(model, name) for name in self.params}
         self.columns = {name: _columns_of(model, name) for name in self.params}
         self.filled: dict[str, Counter[tuple[str, int | None]]] = {
@@ -114,10 +116,12 @@ class Filler:
             raise LoadError(
                 f"{tensor} belongs to {match.target}, which the model's config leaves out"
             )
+        if match.rule.shape is not None:
+            tensor = _expanded(tensor, match.rule.shape)
+        if match.rule.broadcast or match.rule.block_rows:
+            tensor = self._one_a_row(match, tensor)
         if match.rule.runs is not None:
             tensor = _reordered(tensor, match.rule.runs)
-        if match.rule.broadcast:
-            tensor = self._one_a_row(match, tensor)
         for each, stored in self._unstacked(match, tensor):
             self._fill_one(each, stored)
 
@@ -132,7 +136,11 @@ class Filler:
 
     def check_complete(self) -> None:
         """Raises LoadError naming the parameters that no tensor has filled."""
-        missing = [name for name in self.params if not self._is_full(name)]
+        missing = [
+            name
+            for name in self.params
+            if not self._is_full(name) and (name not in OPTIONAL or self.filled[name])
+        ]
         if missing:
             shown = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
             raise LoadError(
@@ -179,32 +187,62 @@ class Filler:
             cut, expected = None, tensor.shape  # the file holds this rank's share already
         if tensor.shape != expected:
             raise LoadError(f"{tensor} must have the shape {list(expected)} to fill {target}")
-        value = tensor.read(cut)
-        if dest.dtype == torch.float8_e4m3fn and value.dtype in WIDE:
-            self._quantize(match, part_name, dest, value)
+        if self.quantizes and dest.dtype == torch.float8_e4m3fn:
+            self._quantize(match, part_name, dest, tensor, cut)
             return
+        value = tensor.read(cut)
         _check_dtype(dest, value, tensor)
-        if not self.is_trial:
-            dest.copy_(value)
+        if self.is_trial:
+            if target in OPTIONAL and not torch.equal(dest, value.to(dest)):
+                raise LoadError(f"{tensor} differs from what the KV pool is scaled with")
+            return
+        others = sum(index == match.index for _, index in self.filled[target]) - 1
+        if match.rule.largest and others:
+            value = torch.maximum(value.to(dest), dest)
+        dest.copy_(value)
 
-    def _quantize(self, match: Match, part_name: str, dest: Tensor, value: Tensor) -> None:
-        """Fills rows of an fp8 matrix, and their scales, from wider values."""
+    def _quantize(
+        self, match: Match, part_name: str, dest: Tensor, tensor: StoredTensor, cut: Slice | None
+    ) -> None:
+        """Fills rows of an fp8 matrix, and their scales, from wider values.
+
+        A row is scaled by all of its values, also where this rank holds a part of them, so that
+        every tensor-parallel size has the same weights.
+        """
         scale_name = f"{match.target}_scale"
-        self.filled[scale_name][part_name, None] += 1
+        self.filled[scale_name][part_name, match.index] += 1
+        by_columns = cut is not None and cut.dim == len(tensor.shape) - 1
+        value = tensor.read(None if by_columns else cut)
+        if value.dtype not in WIDE:
+            raise LoadError(f"{tensor} is {value.dtype}, which cannot be quantized")
         if self.is_trial:
             return
-        stored, scales = quantize_rows(value.to(dest.device))
-        dest.copy_(stored)
+        value = value.to(dest.device)
+        scales = row_scales(value)
+        if cut is not None and by_columns:
+            value = value.narrow(cut.dim, cut.start, cut.size)
+        dest.copy_(store_rows(value, scales))
+        into = self.params[scale_name].data
+        if match.index is not None:
+            into = into[self._local_index(match, into.shape[0], tensor)]
         part = self.parts[str(match.target)].get(part_name)
         offset = 0 if part is None else part.offset
-        self.params[scale_name].data[offset : offset + scales.shape[0]] = scales
+        into[offset : offset + scales.shape[0]] = scales
 
     def _one_a_row(self, match: Match, tensor: StoredTensor) -> StoredTensor:
-        """A stored scale as one value per row of its target's checkpoint tensor."""
+        """Stored scales as one (block: one row of them) per row of the matrix they belong to."""
         parts = self.parts[str(match.target)]
         rows = sum(parts[name].full for name in match.rule.parts or ("",)) if parts else 0
-        rows = rows or self.params[str(match.target)].shape[0]
-        values = tensor.read(None).flatten()
+        rows = rows or self.params[str(match.target)].shape[0 if match.index is None else 1]
+        values = tensor.read(None)
+        if block := match.rule.block_rows:
+            if values.dim() != 2 or values.shape[0] != -(-rows // block):
+                raise LoadError(
+                    f"{tensor} must hold scales of {-(-rows // block)} blocks of {block} rows to "
+                    f"fill {match.target}"
+                )
+            return _in_memory(tensor, values.repeat_interleave(block, dim=0)[:rows])
+        values = values.flatten()
         if values.numel() not in (1, rows):
             raise LoadError(f"{tensor} must hold 1 or {rows} scales to fill {match.target}")
         return _in_memory(tensor, values.expand(rows))
@@ -261,6 +299,9 @@ class Filler:
             size = shape[-1]
             even = Part(size * self.tp.size, self.tp.rank * size, size, 0)
             columns = columns or even
+            if rule.block_rows and columns is not even:  # of scales: one column for a group
+                groups = -(-columns.full // GROUP)
+                columns = Part(groups, columns.start // GROUP, size, 0)
             cut = Slice(len(shape) - 1, columns.start, size)
             return cut, dest, (*shape[:-1], columns.full)
         if not parts:
@@ -310,6 +351,14 @@ def _entry(tensor: StoredTensor, index: int, rows: int, *, transposed: bool) -> 
         return value.t() if transposed else value
 
     return replace(tensor, shape=(columns, rows) if transposed else (rows, columns), read=read)
+
+
+def _expanded(tensor: StoredTensor, shape: tuple[int, ...]) -> StoredTensor:
+    """A stored number as so many equal ones."""
+    value = tensor.read(None)
+    if value.numel() != 1:
+        raise LoadError(f"{tensor} must hold one number")
+    return _in_memory(tensor, value.reshape(()).expand(shape))
 
 
 def _in_memory(tensor: StoredTensor, whole: Tensor) -> StoredTensor:

@@ -64,6 +64,9 @@ class Rule:
         broadcast: the tensor holds one value a row, or one for all rows (scales).
         runs: where the checkpoint orders rows its own way: rows [start, start + size) as the model
             counts them → runs (start, size) of the checkpoint's rows, in that order.
+        block_rows: the tensor holds one row for so many rows of the target (scales of blocks).
+        largest: the target keeps the largest of the values that come for it (input scales).
+        shape: the tensor holds one number, which becomes so many equal ones (scales).
     """
 
     source: str
@@ -73,6 +76,9 @@ class Rule:
     stacked: bool = False
     runs: Callable[[int, int], list[tuple[int, int]]] | None = None
     broadcast: bool = False
+    block_rows: int = 0
+    largest: bool = False
+    shape: tuple[int, ...] | None = None
     unstack: bool = False
 
     @cached_property
@@ -134,6 +140,26 @@ class WeightTable:
 def _numbers(pattern: str, name: str) -> re.Match[str] | None:
     """The match of a name with `{}` for numbers."""
     return re.fullmatch(re.escape(pattern).replace(r"\{\}", r"(\d+)"), name)
+
+
+def sources_of(rules: tuple[Rule, ...], target: str, num_entries: int) -> dict[str, bool]:
+    """What a checkpoint may call a parameter's tensors, and whether each fills all of it.
+
+    Args:
+        num_entries: of a stacked parameter.
+    """
+    out: dict[str, bool] = {}
+    for rule in rules:
+        if rule.target is None:
+            continue
+        found = _numbers(rule.target, target)
+        if found is None:
+            continue
+        is_whole = not rule.stacked and len(rule.parts) != 1
+        indices = [(str(i),) for i in range(num_entries)] if rule.stacked else [()]
+        for index in indices:
+            out[rule.source.format(*found.groups(), *index)] = is_whole
+    return out
 
 
 def _shape_of_name(name: str) -> str:
