@@ -200,6 +200,13 @@ class Settings:
         "launch every kernel from the host; on the CPU: no recorded steps", False
     )
     cuda_graph_max_bs: int | None = _run("largest decode batch that is a CUDA graph", None, low=1)
+    enable_torch_compile: bool = _run(
+        "compile decode steps before CUDA graphs record them (docs/performance.md: rarely faster)",
+        False,
+    )
+    torch_compile_max_bs: int = _run(
+        "largest decode batch that is compiled", 32, low=1, names=("--max-torch-compile-bs",)
+    )
     watchdog_timeout: float = _run(
         "seconds without a step after which the engine counts as hung", 300.0, low=1
     )

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 _NO_LORA = "LoRA adapters are not available in this version"
 _NO_SPARSITY = "sparse attention is not available in this version"
-_NO_COMPILE = "models run without torch.compile in this version"
 _OWN_KERNELS = "SRT runs its own kernels and has no other backend"
 
 # Flags of the same tradition that a command line may carry and that we cannot honour.
@@ -24,14 +23,11 @@ REFUSED_FLAGS: Mapping[str, str] = {
     "--ds-sparse-decode-threshold": _NO_SPARSITY,
     "--enable-double-sparsity": _NO_SPARSITY,
     "--enable-p2p-check": "peer access is always asked from the driver",
-    "--enable-torch-compile": _NO_COMPILE,
     "--lora-paths": _NO_LORA,
     "--max-loras-per-batch": _NO_LORA,
-    "--max-torch-compile-bs": _NO_COMPILE,
     "--num-continuous-decode-steps": "every step may admit new requests",
     "--sampling-backend": _OWN_KERNELS,
     "--show-time-cost": "the start-up table and --log-level debug show where time goes",
-    "--torch-compile-max-bs": _NO_COMPILE,
     "--torchao-config": "use --quantization",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,19 @@ class Runner:
         """Runs row → next tokens in one batch. Returns the logits of every token, [T, vocab]."""
         return self.model.compute_logits(self.hidden(chunks))
 
+    def step_with(
+        self, chunks: dict[int, list[int]], forward: Callable[[Decoder, ForwardBatch], Tensor]
+    ) -> Tensor:
+        """What `forward` makes of the same batch."""
+        return forward(self.model, self.batch(chunks))
+
     def hidden(self, chunks: dict[int, list[int]]) -> Tensor:
-        """The same, but hidden states, [T, hidden]. `order` is then the rows as they were run."""
+        """The same as `step`, but hidden states, [T, hidden]."""
+        out: Tensor = self.model(self.batch(chunks))
+        return out
+
+    def batch(self, chunks: dict[int, list[int]]) -> ForwardBatch:
+        """Row → next tokens as one batch. `order` is then the rows as they are run."""
         rows = sorted(chunks, key=lambda row: len(chunks[row]) > 1)  # decodes come first
         positions, slots, seq_lens, indptr = [], [], [], [0]
         for row in rows:
@@ -65,25 +77,22 @@ class Runner:
             self.lens[row] = end
         num_tokens = len(positions)
         self.order = rows
-        hidden: Tensor = self.model(
-            ForwardBatch(
-                num_tokens=num_tokens,
-                num_seqs=len(rows),
-                num_decode=sum(len(chunks[row]) == 1 for row in rows),
-                token_ids=_int32([t for row in rows for t in chunks[row]]),
-                positions=_int32(positions),
-                slots=_int32(slots),
-                rows=_int32(rows),
-                q_indptr=_int32(indptr),
-                seq_lens=_int32(seq_lens),
-                page_table=self.page_table,
-                logit_idx=torch.arange(num_tokens, dtype=torch.int32),
-                max_q_len=max(len(chunk) for chunk in chunks.values()),
-                max_seq_len=max(seq_lens),
-                kv=self.kv,
-            )
+        return ForwardBatch(
+            num_tokens=num_tokens,
+            num_seqs=len(rows),
+            num_decode=sum(len(chunks[row]) == 1 for row in rows),
+            token_ids=_int32([t for row in rows for t in chunks[row]]),
+            positions=_int32(positions),
+            slots=_int32(slots),
+            rows=_int32(rows),
+            q_indptr=_int32(indptr),
+            seq_lens=_int32(seq_lens),
+            page_table=self.page_table,
+            logit_idx=torch.arange(num_tokens, dtype=torch.int32),
+            max_q_len=max(len(chunk) for chunk in chunks.values()),
+            max_seq_len=max(seq_lens),
+            kv=self.kv,
         )
-        return hidden
 
     def share_prefix(self, from_row: int, to_row: int, num_tokens: int) -> int:
         """A radix hit: `to_row` reads the pages that `from_row` has filled. Returns tokens."""

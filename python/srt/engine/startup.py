@@ -15,6 +15,7 @@ import torch
 from srt.channel import EmbeddingInfo
 from srt.config import Settings
 from srt.core import native
+from srt.engine.compile import CompiledDecode, check_compiles
 from srt.engine.cpu_tape import DecodeTapes
 from srt.engine.decode_plan import DecodePlanner, decode_kinds
 from srt.engine.embedder import embedding_info, embedding_rows, fit_to_model
@@ -118,6 +119,7 @@ def start_rank(
         LoadError: the model cannot be loaded.  ConfigError: it cannot be served as asked.
     """
     report = StartupReport()
+    check_compiles(settings, tp, device)
     check_even_memory(device, tp)
     free_at_start = free_bytes(device)
     model, dtype, source = _load(settings, tp, device, report)
@@ -147,9 +149,14 @@ def start_rank(
     worker = Worker(model, state, limits, message_words, planner, pooler)
     if device.type == "cpu" and tp.size == 1 and not settings.disable_cuda_graph:
         worker.tapes = DecodeTapes()
+    if settings.enable_torch_compile:
+        worker.compiled = CompiledDecode(model, settings.torch_compile_max_bs)
     if sizes:
         with report.phase(f"capture {len(sizes)} CUDA graphs, batch 1 to {sizes[-1]}"):
             worker.capture(sizes)
+    if worker.compiled is not None:
+        done = worker.compiled
+        report.add(f"of that, compile {len(done.sizes)} batch sizes", f"{done.seconds:.2f} s")
     max_total_tokens = (num_pages - 1) * limits.page_size
     report.add("weights", f"{weight_bytes / GIB:.2f} GiB")
     report.add("KV pool", f"{num_pages * bytes_per_page / GIB:.2f} GiB, {max_total_tokens} tokens")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from srt import ops
 from srt.batch import ForwardBatch, KvPool, StepBuffers
+from srt.engine.compile import CompiledDecode, decode_logits
 from srt.engine.cpu_tape import DecodeTapes
 from srt.engine.decode_plan import DecodePlanner
 from srt.engine.grammar import Masks, mask_words
@@ -138,6 +139,7 @@ class Worker:
         self._turn = 0
         self.graphs: DecodeGraphs | None = None
         self.tapes: DecodeTapes | None = None
+        self.compiled: CompiledDecode | None = None
         # A replayed graph reads the message at a fixed address; the CPU reads the host's arena.
         self._message = (
             self._messages[0]
@@ -318,7 +320,11 @@ class Worker:
             max_q_len=1,
             max_seq_len=self.limits.max_seq_len,
         )
-        logits = self.model.compute_logits(self.model(self._batch(shape)))
+        batch = self._batch(shape)
+        if self.compiled is not None and size <= self.compiled.max_bs:
+            logits = self.compiled.logits(batch)
+        else:
+            logits = decode_logits(self.model, batch)
         return StepOutput(self._sample(logits, ANY_FLAGS, None), logits)
 
     def write_empty_message(self) -> None:

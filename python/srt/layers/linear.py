@@ -47,6 +47,12 @@ class Linear(nn.Module):
             self.weight = build.empty(out_size, in_size, dtype=dtype)
         self.bias = build.empty(out_size) if bias else None
 
+    def wide(self) -> Tensor:
+        """The weight in the model's dtype, for those who do not multiply by it as it is."""
+        if self.weight_scale is None:
+            return self.weight
+        return fp8.dequantize(self.weight, self.weight_scale, self.build.dtype)
+
     def keep_wide(self) -> None:
         """Stores the weight in the model's dtype after all; before loading."""
         self.weight = self.build.empty(*self.weight.shape)

@@ -54,8 +54,11 @@ class DeepseekV2Attention(nn.Module):
         latent = mla.kv_rank + mla.rope_dim
         self.kv_a = Replicated(hidden, latent, build, bias=bias, quantized=True)
         self.kv_norm = RmsNorm(mla.kv_rank, LATENT_EPS, build)
-        wide = replace(build, fp8=False)  # its rows are matrices of their own, head by head
-        self.kv_b = self._by_head(mla.kv_rank, heads, mla.nope_dim + mla.v_dim, wide)
+        # Its rows are matrices of their own, head by head: in fp8 only where the checkpoint is, and
+        # then widened at every use.
+        in_fp8 = build.quant is not None and build.quant.in_checkpoint
+        plain = build if in_fp8 else replace(build, quant=None)
+        self.kv_b = self._by_head(mla.kv_rank, heads, mla.nope_dim + mla.v_dim, plain)
         self.o = RowParallel(heads * mla.v_dim, hidden, build, bias=config.o_bias)
         self.attend = LatentAttention(
             LatentSpec(layer_idx, self.num_heads, mla.kv_rank, mla.rope_dim, config.attn_scale)
@@ -71,7 +74,7 @@ class DeepseekV2Attention(nn.Module):
     def forward(self, x: Tensor, batch: ForwardBatch) -> Tensor:
         """[T, hidden] → the same."""
         mla = self.mla
-        by_head = self.kv_b.weight.view(self.num_heads, -1, mla.kv_rank)
+        by_head = self.kv_b.wide().view(self.num_heads, -1, mla.kv_rank)
         to_key, to_value = by_head[:, : mla.nope_dim], by_head[:, mla.nope_dim :]
         q, latent = self._project(x, to_key, batch)
         sums = self.attend(q, latent, batch)

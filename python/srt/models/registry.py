@@ -68,7 +68,7 @@ def build_model(
     try:
         model = model_class(config, Build(tp, device, dtype, config.quant)).eval()
         if config.quant is not None:
-            keep_wide(model, model.weights(), config.quant)
+            keep_wide(model, model.weight_table(), config.quant)
     except ValueError as e:
         raise LoadError(f"{config.architecture}: {e}") from e
     return model

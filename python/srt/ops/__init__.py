@@ -1,14 +1,30 @@
-"""The one door to the kernels: plain functions that pick by the device."""
+"""The one door to the kernels: plain functions that pick by the device.
 
-from srt.ops.activation import gelu_and_mul, silu_and_mul, softcap
-from srt.ops.attention import paged_attention
-from srt.ops.kv import rotary, rotary_store_kv, store_kv
+Those of a decoder layer have a torch.library registration, which torch.compile sees instead.
+"""
+
+from srt.ops import activation, attention, compiled, kv, norm
+from srt.ops import linear as _linear
+from srt.ops.kv import rotary, store_kv
 from srt.ops.latent import latent_attention, store_latent
-from srt.ops.linear import embedding, head_linear, linear, linear_silu_mul
+from srt.ops.library import traced
+from srt.ops.linear import head_linear
 from srt.ops.moe import experts_mlp, route
-from srt.ops.norm import HeadNorms, add_rms_norm, layer_norm, rms_norm
+from srt.ops.norm import HeadNorms
 from srt.ops.sampling import sample, token_logprobs, top_logprobs
 from srt.ops.step import prepare_step
+
+add_rms_norm = traced(norm.add_rms_norm, compiled.add_rms_norm)
+embedding = traced(_linear.embedding, compiled.embedding)
+gelu_and_mul = traced(activation.gelu_and_mul, compiled.gelu_and_mul)
+layer_norm = traced(norm.layer_norm, compiled.layer_norm)
+linear = traced(_linear.linear, compiled.linear)
+linear_silu_mul = traced(_linear.linear_silu_mul, compiled.linear_silu_mul)
+paged_attention = traced(attention.paged_attention, compiled.paged_attention)
+rms_norm = traced(norm.rms_norm, compiled.rms_norm)
+rotary_store_kv = traced(kv.rotary_store_kv, compiled.rotary_store_kv)
+silu_and_mul = traced(activation.silu_and_mul, compiled.silu_and_mul)
+softcap = traced(activation.softcap, compiled.softcap)
 
 __all__ = [
     "HeadNorms",

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from srt.batch import DecodeKind, ForwardBatch, StepBuffers
 from srt.core import native
+from srt.ops.library import kernel
 
 MAX_SKINNY_ROWS = 128
 MAX_ALWAYS_SKINNY_ROWS = 64
@@ -157,6 +158,7 @@ def fp8_target(
     return out, torch.empty(scale_shape, dtype=torch.float32, device=device)
 
 
+@kernel(mutates=("out", "scales"))
 def quantize(
     x: Tensor, out: Tensor, scales: Tensor | None, given: Tensor | None, limit: float
 ) -> None:
@@ -164,13 +166,13 @@ def quantize(
     native.cuda_quantize(x, out.view(torch.uint8), scales, given=given, limit=limit, **_launch(x))
 
 
+@kernel(mutates=("out", "scales", "residual"))
 def norm_to_fp8(  # noqa: PLR0913
     x: Tensor,
     weight: Tensor,
     eps: float,
     out: Tensor,
     scales: Tensor | None,
-    *,
     given: Tensor | None,
     limit: float,
     bias: Tensor | None,
@@ -195,6 +197,7 @@ def norm_to_fp8(  # noqa: PLR0913
     )
 
 
+@kernel(mutates=("out", "scales"))
 def act_and_mul_to_fp8(
     x: Tensor,
     activation: str,
@@ -220,11 +223,23 @@ def is_skinny_fp8(x: Tensor) -> bool:
     return 0 < x.shape[0] <= MAX_SKINNY_FP8_ROWS and is_hopper(x.device)
 
 
+def _fp8_linear_out(x: Tensor, _x_scales: Tensor, weight: Tensor, *_: object) -> Tensor:
+    return torch.empty((x.shape[0], weight.shape[0]), dtype=torch.bfloat16, device=x.device)
+
+
+def _fp8_gated_out(
+    x: Tensor, _x_scales: Tensor, weight: Tensor, _scales: Tensor, y_scale: Tensor | None
+) -> Tensor:
+    dtype = torch.bfloat16 if y_scale is None else torch.float8_e4m3fn
+    return torch.empty((x.shape[0], weight.shape[0] // 2), dtype=dtype, device=x.device)
+
+
+@kernel(fake=_fp8_linear_out)
 def skinny_fp8_linear(
     x: Tensor, x_scales: Tensor, weight: Tensor, scales: Tensor, bias: Tensor | None
 ) -> Tensor:
     """(x xs) (W ws)^T + bias in bfloat16; x and W e4m3."""
-    out = torch.empty((x.shape[0], weight.shape[0]), dtype=torch.bfloat16, device=x.device)
+    out = _fp8_linear_out(x, x_scales, weight)
     native.cuda_skinny_fp8_gemm(
         x.view(torch.uint8),
         x_scales,
@@ -237,12 +252,12 @@ def skinny_fp8_linear(
     return out
 
 
+@kernel(fake=_fp8_gated_out)
 def skinny_fp8_gated(
     x: Tensor, x_scales: Tensor, weight: Tensor, scales: Tensor, y_scale: Tensor | None
 ) -> Tensor:
     """silu(x Wg^T) * (x Wu^T), in bfloat16, or in e4m3 by the scale `y_scale` [1]."""
-    dtype = torch.bfloat16 if y_scale is None else torch.float8_e4m3fn
-    out = torch.empty((x.shape[0], weight.shape[0] // 2), dtype=dtype, device=x.device)
+    out = _fp8_gated_out(x, x_scales, weight, scales, y_scale)
     native.cuda_skinny_fp8_gemm(
         x.view(torch.uint8),
         x_scales,

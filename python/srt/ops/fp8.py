@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from srt.core import native
-from srt.ops import cuda
-from srt.ops.activation import gelu_and_mul, silu_and_mul
+from srt.ops import cuda, gelu_and_mul, silu_and_mul
+from srt.ops.library import kernel
 
 FP8_MAX = 448.0
 GROUP = 128  # neighbouring values along the input side that share a scale, where there are groups
@@ -112,12 +112,12 @@ def norm(
         eps,
         out,
         scales,
-        given=to.given,
-        limit=to.limit,
-        bias=bias,
-        residual=residual,
-        weight_offset=weight_offset,
-        centered=centered,
+        to.given,
+        to.limit,
+        bias,
+        residual,
+        weight_offset,
+        centered,
     )
     return Fp8Rows(out, _written(scales, to))
 
@@ -139,6 +139,18 @@ def _written(scales: Tensor | None, to: RowFormat) -> Tensor:
     return chosen
 
 
+def _cpu_linear_out(x: Tensor, weight: Tensor, *_: object) -> Tensor:
+    return x.new_empty(x.shape[0], weight.shape[0])
+
+
+@kernel(fake=_cpu_linear_out)
+def cpu_linear_fp8(x: Tensor, weight: Tensor, scales: Tensor, bias: Tensor | None) -> Tensor:
+    """The product on the CPU, which converts weights in registers as it reads them."""
+    out = _cpu_linear_out(x, weight)
+    native.cpu_linear_fp8(x, weight.view(torch.uint8), scales, bias, out)
+    return out
+
+
 def linear_fp8(x: Rows, weight: Tensor, scales: Tensor, bias: Tensor | None = None) -> Tensor:
     """`x @ (weight * scales).T + bias`.
 
@@ -153,9 +165,7 @@ def linear_fp8(x: Rows, weight: Tensor, scales: Tensor, bias: Tensor | None = No
     if isinstance(x, Tensor):
         if x.is_cuda:
             return F.linear(x, dequantize(weight, scales, x.dtype), bias)
-        out = torch.empty((x.shape[0], weight.shape[0]), dtype=x.dtype)
-        native.cpu_linear_fp8(x, weight.view(torch.uint8), scales, bias, out)
-        return out
+        return cpu_linear_fp8(x, weight, scales, bias)
     if cuda.is_skinny_fp8(x.stored):
         return cuda.skinny_fp8_linear(x.stored, x.scales, weight, scales, bias)
     if scales.dim() == 2:
