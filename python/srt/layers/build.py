@@ -42,7 +42,8 @@ def check_block_cut(columns: Part, build: Build) -> None:
     blocks = build.quant is not None and build.quant.weights == "block"
     if blocks and build.tp.size > 1 and (columns.start % GROUP or columns.size % GROUP):
         raise ValueError(
-            f"{columns.full} inputs in fp8 blocks of {GROUP} cannot be cut over {build.tp.size} ranks"
+            f"{columns.full} inputs in fp8 blocks of {GROUP} cannot be cut over "
+            f"{build.tp.size} ranks"
         )
 
 
