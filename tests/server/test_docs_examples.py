@@ -13,7 +13,10 @@ from srt.text.chat import choose_format
 from srt.text.tokenizer import load_tokenizer
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "docs/http-api.md", "docs/sampling.md", "docs/chat-templates.md")
+PAGES = (
+    *("README.md", "docs/http-api.md", "docs/sampling.md", "docs/chat-templates.md"),
+    "docs/structured-output.md",
+)
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 HOST = re.compile(r"http://(127\.0\.0\.1|localhost):30000")
 
