@@ -138,6 +138,10 @@ def test_a_request_tells_where_its_time_went(model: Path) -> None:
             assert told["sequences"][0]["phase"] == "decode"
             running.engine.release()
             answer.read()
+        many = {"max_new_tokens": 1, "n": 100}
+        running.generate(text="Hello", rid="many", sampling_params=many)
+        told = running.http.get("/requests/many").json()
+        assert (told["num_sequences"], len(told["sequences"])) == (100, 64)
         missing = running.http.get("/requests/nobody")
         assert missing.status_code == 404
         assert "nobody" in missing.json()["error"]["message"]

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+from dataclasses import replace
 
 from srt.channel import engine_command
 from srt.config import Settings, settings_json
@@ -21,7 +22,8 @@ class EngineProcess:
         self.sentinel = os.pidfd_open(self._process.pid)
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died at once: the sentinel says so
-            self._process.stdin.write(settings_json(settings).encode() + b"\n")
+            alone = replace(settings, http_workers=1)  # who calls from here is the only one
+            self._process.stdin.write(settings_json(alone).encode() + b"\n")
             self._process.stdin.flush()
 
     @property

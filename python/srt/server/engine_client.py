@@ -89,7 +89,7 @@ class EngineClient:
         self._call_ids = itertools.count(first)
         self._turns = itertools.count()
         self._calls: dict[int, asyncio.Future[CallResult]] = {}
-        self._by_request: dict[str, list[Sequence]] = {}
+        self._by_request: dict[str, _Asked] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._woken: dict[Generation, None] = {}  # with news since the last flush
         self.idle = asyncio.Event()
@@ -167,15 +167,15 @@ class EngineClient:
             sequence.arrived_s, sequence.submitted_s = arrival.at_s, now_s
             sequence.traceparent = arrival.traceparent
             engine.living[sequence.seq_id] = sequence
-            self._by_request.setdefault(sequence.request_id, []).append(sequence)
+            self._by_request.setdefault(sequence.request_id, _Asked()).add(sequence)
             self._send(engine, msgspec.structs.replace(request, seq_id=sequence.seq_id))
         self.crew.add_living(len(requests))
 
     def find_request(self, request_id: str) -> RequestRecord | None:
         """A request that runs, or that ended lately."""
-        living = self._by_request.get(request_id)
-        if living:
-            return record_of(request_id, _of_request(living[0]), 0.0)
+        asked = self._by_request.get(request_id)
+        if asked is not None:
+            return record_of(request_id, asked.sequences, 0.0)
         return self.book.find(request_id)
 
     def send_all(self, record: ToEngine) -> None:
@@ -201,7 +201,8 @@ class EngineClient:
 
     def cancel_request(self, request_id: str) -> int:
         """Cancel by the client's name for it; returns how many sequences ended by it."""
-        return self.cancel(list(self._by_request.get(request_id, ())))
+        asked = self._by_request.get(request_id)
+        return 0 if asked is None else self.cancel(asked.sequences)
 
     async def cancel_everywhere(self, request_id: str | None) -> int:
         """Cancel a request by its name (None: all there are), at whichever HTTP worker it is."""
@@ -415,11 +416,11 @@ class EngineClient:
             self.crew.add_living(-1)
         if self.metrics is not None:
             self.metrics.observe_end(sequence, time.monotonic())
-        siblings = self._by_request.get(sequence.request_id, [])
-        siblings.remove(sequence)
-        if not siblings:
+        asked = self._by_request[sequence.request_id]
+        asked.num_living -= 1
+        if not asked.num_living:
             del self._by_request[sequence.request_id]
-            self.book.end(record_of(sequence.request_id, _of_request(sequence), time.monotonic()))
+            self.book.end(record_of(sequence.request_id, asked.sequences, time.monotonic()))
         if not self._by_request:
             self.idle.set()
 
@@ -451,11 +452,19 @@ def new_client(settings: Settings, engines: Seq[Engine], crew: Crew) -> EngineCl
     )
 
 
-def _of_request(sequence: Sequence) -> list[Sequence]:
-    """All sequences, ended ones too, that the client asked for under one id."""
-    if sequence.generation is None:
-        return [sequence]
-    return [s for s in sequence.generation.sequences if s.request_id == sequence.request_id]
+class _Asked:
+    """All sequences, ended ones too, that a client asked for under one id."""
+
+    __slots__ = ("num_living", "sequences")
+
+    def __init__(self) -> None:
+        self.sequences: list[Sequence] = []
+        self.num_living = 0
+
+    def add(self, sequence: Sequence) -> None:
+        """One that lives."""
+        self.sequences.append(sequence)
+        self.num_living += 1
 
 
 class _Ear:

@@ -44,6 +44,7 @@ async def explain(client: EngineClient, request_id: str) -> dict[str, Any] | Non
         "worker": client.crew.worker,
         "prepare_ms": 1000 * (record.submitted_s - record.arrived_s),
         "total_ms": 1000 * (ended_s - record.arrived_s),
+        "num_sequences": record.num_sequences,
         "sequences": [
             {
                 "index": one.index,

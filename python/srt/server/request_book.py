@@ -14,6 +14,7 @@ import msgspec
 from srt.server.generation import Sequence
 
 CAPACITY = 4096  # as many as the engine's core remembers
+MAX_SEQUENCES = 64  # of one request, that are told apart
 _log = logging.getLogger("srt.server")
 
 
@@ -33,7 +34,10 @@ class SequenceRecord:
 
 @dataclass(frozen=True, slots=True)
 class RequestRecord:
-    """A request. Times are monotonic seconds; ended_s is 0 while it runs."""
+    """A request. Times are monotonic seconds; ended_s is 0 while it runs.
+
+    first_token_s: of any sequence, 0: none came. sequences: the first MAX_SEQUENCES of all.
+    """
 
     request_id: str
     arrived_s: float
@@ -42,17 +46,10 @@ class RequestRecord:
     traceparent: str
     prompt_tokens: int  # a prompt with several choices counts once
     cached_tokens: int
+    output_tokens: int
+    first_token_s: float
+    num_sequences: int
     sequences: tuple[SequenceRecord, ...]
-
-    @property
-    def num_output_tokens(self) -> int:
-        """Of all sequences."""
-        return sum(one.output_tokens for one in self.sequences)
-
-    @property
-    def first_token_s(self) -> float:
-        """When the first token of any sequence came; 0: none did."""
-        return min((s.first_token_s for s in self.sequences if s.first_token_s), default=0.0)
 
 
 def record_of(request_id: str, sequences: Seq[Sequence], ended_s: float) -> RequestRecord:
@@ -67,6 +64,9 @@ def record_of(request_id: str, sequences: Seq[Sequence], ended_s: float) -> Requ
         traceparent=first.traceparent,
         prompt_tokens=sum(len(s.prompt.input_ids) for s in prompts),
         cached_tokens=sum(s.cached_tokens for s in prompts),
+        output_tokens=sum(len(s.tokens) for s in sequences),
+        first_token_s=min((s.first_token_s for s in sequences if s.first_token_s), default=0.0),
+        num_sequences=len(sequences),
         sequences=tuple(
             SequenceRecord(
                 index=s.index,
@@ -78,7 +78,7 @@ def record_of(request_id: str, sequences: Seq[Sequence], ended_s: float) -> Requ
                 output_tokens=len(s.tokens),
                 first_token_s=s.first_token_s,
             )
-            for s in sequences
+            for s in sequences[:MAX_SEQUENCES]
         ),
     )
 
@@ -126,10 +126,11 @@ def _line(record: RequestRecord) -> dict[str, Any]:
         "arrived_at": round(time.time() - age_s, 6),
         "request_id": record.request_id,
         "traceparent": record.traceparent,
+        "num_sequences": record.num_sequences,
         "finish": [s.finish for s in record.sequences],
         "prompt_tokens": record.prompt_tokens,
         "cached_tokens": record.cached_tokens,
-        "output_tokens": record.num_output_tokens,
+        "output_tokens": record.output_tokens,
         "prepare_ms": _ms(record.submitted_s - record.arrived_s),
         "first_token_ms": _ms(first - record.arrived_s) if first else None,
         "total_ms": _ms(record.ended_s - record.arrived_s),

@@ -91,7 +91,8 @@ class RequestInfo(Answer, frozen=True, kw_only=True):
     worker: Annotated[int, doc("HTTP worker that has it")]
     prepare_ms: Annotated[float, doc("parsing, templates, tokenizing")]
     total_ms: float
-    sequences: list[SequenceInfo]
+    num_sequences: int
+    sequences: Annotated[list[SequenceInfo], doc("the first 64")]
 
 
 class ModelInfo(Answer, frozen=True, kw_only=True):

@@ -91,7 +91,7 @@ class Tracer:
                 "gen_ai.request.model": self._model_name,
                 "gen_ai.response.id": record.request_id,
                 "gen_ai.usage.input_tokens": record.prompt_tokens,
-                "gen_ai.usage.output_tokens": record.num_output_tokens,
+                "gen_ai.usage.output_tokens": record.output_tokens,
                 "gen_ai.response.finish_reasons": [s.finish for s in record.sequences],
             }
         )
