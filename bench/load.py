@@ -1,8 +1,9 @@
 """Loading weights from disk: a 2 GiB checkpoint against the disk's own rate.
 
 `python -m bench load [--folder DIR] [--json out.json]`. Before every pass the files are dropped
-from the page cache. The disk's rate is the best of sequential O_DIRECT reads, by one reader and
-by several; loading is `load_weights` into a model on the CPU, the copy into parameters included.
+from the page cache. The disk's rate is the better median of sequential O_DIRECT reads, by one
+reader and by several; loading is `load_weights` into a model on the CPU, the copy into parameters
+included.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -38,7 +40,7 @@ CONFIG = {
     "max_position_embeddings": 2048,
     "torch_dtype": "bfloat16",
 }
-SHARDS, ROUNDS, BLOCK = 2, 3, 8 << 20
+SHARDS, ROUNDS, BLOCK = 2, 5, 8 << 20
 
 
 def make_checkpoint(folder: Path) -> list[Path]:
@@ -101,15 +103,16 @@ def read_all(files: list[Path], readers: int) -> None:
         list(pool.map(lambda piece: read_direct(*piece), pieces))
 
 
-def rate(files: list[Path], run: Callable[[], None]) -> list[float]:
-    """GB/s of each round."""
+def rates(files: list[Path], runs: dict[str, Callable[[], None]]) -> dict[str, list[float]]:
+    """GB/s of each round; the runs take turns, so that what else uses the disk meets all alike."""
     num_bytes = sum(file.stat().st_size for file in files)
-    samples = []
+    samples: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(ROUNDS):
-        drop(files)
-        begin = time.perf_counter()
-        run()
-        samples.append(num_bytes / (time.perf_counter() - begin) / 1e9)
+        for name, run in runs.items():
+            drop(files)
+            begin = time.perf_counter()
+            run()
+            samples[name].append(num_bytes / (time.perf_counter() - begin) / 1e9)
     return samples
 
 
@@ -130,33 +133,15 @@ def main() -> None:
         def load() -> None:
             load_weights(model, model.weight_table(), folder, TensorParallel())
 
-        direct = {n: rate(files, lambda n=n: read_all(files, n)) for n in (1, 4)}
-        best = max(max(samples) for samples in direct.values())
+        direct = {f"O_DIRECT, {n} readers": partial(read_all, files, n) for n in (1, 4)}
+        samples = rates(files, {**direct, "load_weights": load})
+        best = max(statistics.median(samples[name]) for name in direct)
         params = {"bytes": sum(file.stat().st_size for file in files), "files": SHARDS}
-        rows = [
-            Record(
-                f"O_DIRECT, {n} readers",
-                params,
-                statistics.median(s),
-                "GB/s",
-                None,
-                True,
-                samples=s,
-            )
-            for n, s in direct.items()
-        ]
-        samples = rate(files, load)
-        rows.append(
-            Record(
-                "load_weights",
-                params,
-                statistics.median(samples),
-                "GB/s",
-                best,
-                True,
-                samples=samples,
-            )
-        )
+        rows = []
+        for name, values in samples.items():
+            limit = best if name == "load_weights" else None
+            value = statistics.median(values)
+            rows.append(Record(name, params, value, "GB/s", limit, True, samples=values))
     for row in rows:
         print(row.row())
     if args.json is not None:
