@@ -1,7 +1,7 @@
 """The offline workloads S1 to S4 on random weights: batches, throughput, prefixes, long prompt.
 
 `python -m bench offline --shape L8B --workloads S1 S2 --json out.json`; docs/performance.md
-defines them.
+defines them. With `--fp8` they are S6: weights quantized while loading, fp8 KV.
 """
 
 from __future__ import annotations
