@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
+import httpx
+import openai
 import pytest
 
 from server.process import TIMEOUT_S, ServerProcess
@@ -35,7 +38,13 @@ def examples(language: str) -> list[tuple[str, str]]:
 def test_python(
     real_server: ServerProcess, capsys: pytest.CaptureFixture[str], place: str, code: str
 ) -> None:
-    exec(compile(HOST.sub(real_server.url, code), place, "exec"), {})
+    names: dict[str, Any] = {}
+    try:
+        exec(compile(HOST.sub(real_server.url, code), place, "exec"), names)
+    finally:
+        for value in names.values():
+            if isinstance(value, httpx.Client | openai.OpenAI):
+                value.close()
     assert capsys.readouterr().out.strip()
 
 
