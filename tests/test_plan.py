@@ -83,6 +83,17 @@ def test_weights_are_the_models(checkpoints: Cache, family: str, tp_size: int) -
     assert weight_counts(config, tp_size).num_bytes(2, fp8=False) == held
 
 
+@pytest.mark.parametrize("tp_size", [1, 2])
+@pytest.mark.parametrize("family", ["LlamaForCausalLM", "Phi3ForCausalLM", "MixtralForCausalLM"])
+def test_fp8_weights_are_the_models(checkpoints: Cache, family: str, tp_size: int) -> None:
+    """A byte each and a float32 scale a row; norms, tables and routers stay wide."""
+    config = load_model_config(checkpoints[family].folder, quantization="fp8")
+    tp = TensorParallel(0, tp_size)
+    model = build_model(config, tp, torch.device("cpu"), torch.bfloat16)
+    held = sum(p.numel() * p.itemsize for p in model.parameters())
+    assert weight_counts(config, tp_size).num_bytes(2, fp8=True) == held
+
+
 def test_figures_of_a_known_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out = plan(capsys, write_config(tmp_path, LLAMA_8B), "--gpu", "H100")
     assert code == 0
@@ -132,7 +143,7 @@ def test_alternatives_do_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 def test_uneven_ranks_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out = plan(capsys, write_config(tmp_path, LLAMA_8B), "--tp", "3")
     assert code == 3
-    assert out["reason"] == "attention heads (32) cannot be divided over 3 GPUs"
+    assert out["reason"] == "intermediate_size (14336) cannot be divided over 3 GPUs"
 
 
 def test_files_are_held_against_the_config(

@@ -91,11 +91,12 @@ def latent_counts(config: ModelConfig, mla: MlaConfig, tp_size: int) -> WeightCo
     """One layer of latent attention; the projections to latents are whole on every rank."""
     hidden, heads = config.hidden_size, config.num_heads // tp_size
     latent = mla.kv_rank + mla.rope_dim
-    wide = hidden * latent + mla.kv_rank + heads * (mla.nope_dim + mla.v_dim) * mla.kv_rank
+    wide = mla.kv_rank + heads * (mla.nope_dim + mla.v_dim) * mla.kv_rank
     wide += (latent if config.qkv_bias else 0) + (hidden if config.o_bias else 0)
+    counts = matrix(heads * config.head_dim, mla.q_rank or hidden) + matrix(latent, hidden)
     if mla.q_rank:
-        wide += hidden * mla.q_rank + mla.q_rank + (mla.q_rank if config.qkv_bias else 0)
-    counts = matrix(heads * config.head_dim, mla.q_rank or hidden)
+        wide += mla.q_rank + (mla.q_rank if config.qkv_bias else 0)
+        counts += matrix(mla.q_rank, hidden)
     return counts + matrix(hidden, heads * mla.v_dim) + WeightCounts(wide=wide)
 
 
@@ -120,6 +121,13 @@ def expert_counts(config: ModelConfig, moe: MoeConfig, tp_size: int) -> WeightCo
     router = moe.num_experts * hidden
     total += WeightCounts(float32=router) if moe.router_fp32 else WeightCounts(wide=router)
     return total + WeightCounts(wide=hidden if moe.shared_gate else 0)
+
+
+def widened_values(config: ModelConfig) -> int:
+    """Numbers of one layer's experts on one GPU, which fp8 models widen before they use them."""
+    if config.moe is None:
+        return 0
+    return config.moe.num_experts * 3 * config.hidden_size * config.moe.intermediate_size
 
 
 def indivisible(config: ModelConfig, tp_size: int) -> str:

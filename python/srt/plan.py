@@ -23,7 +23,7 @@ from srt.engine_sizes import (
 )
 from srt.errors import ConfigError, LoadError
 from srt.families import load_model_config
-from srt.footprint import activation_values, indivisible, weight_counts
+from srt.footprint import activation_values, indivisible, weight_counts, widened_values
 from srt.hub import HubOptions, resolve_model
 from srt.kv_spec import kv_spec
 from srt.model_config import ModelConfig, resolve_dtype
@@ -149,6 +149,8 @@ def step_bytes(
     gathered = 2 if choice.tp_size > 1 else 1
     tokens = min(choice.prefill_tokens, choice.context_len) + max_running
     activations = tokens * per_token + gathered * logits + max_running * row_bytes
+    if choice.fp8:
+        activations += widened_values(config) // choice.tp_size * itemsize
     graphs = max_running * per_token + gathered * logits
     return activations, graphs + len(graph_sizes(max_running)) * CUDA_GRAPH_BYTES
 
@@ -171,7 +173,7 @@ def alternatives(
     config: ModelConfig, dtype: str, choice: Choice, gpu_bytes: int
 ) -> Iterator[Choice]:
     """What would fit instead, the least change first."""
-    can_fp8 = config.quant is None and config.moe is None
+    can_fp8 = config.quant is None
     kinds = [choice, replace(choice, kv_cache_dtype="fp8_e4m3")]
     if can_fp8:
         kinds += [replace(kind, fp8=True) for kind in kinds]
