@@ -171,9 +171,11 @@ def main() -> None:
     else:
         tokens = load_tokenizer(args.model).encode(TEXT.read_text())[:total]
     windows = [tokens[i : i + args.window] for i in range(0, len(tokens), args.window)]
-    out = list(records(args.model, windows, torch.bfloat16, torch.device(args.device)))
-    if args.json:
-        write(out, args.json, commit=args.commit)
+    out: list[Record] = []
+    for record in records(args.model, windows, torch.bfloat16, torch.device(args.device)):
+        out.append(record)
+        if args.json:
+            write(out, args.json, commit=args.commit)
 
 
 if __name__ == "__main__":
