@@ -1,0 +1,61 @@
+"""Constrained decoding on a GPU: masked rows beside free ones, with decode graphs and without."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import torch
+
+import tiny_tokenizer
+from srt.llm import Engine
+from srt.tiny import write_tiny
+
+pytestmark = pytest.mark.gpu
+
+PATTERN = "[a-f]{3}-[0-9]{2,5}(x|yz)"
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "age": {"type": "integer", "minimum": 0, "maximum": 150},
+        "ok": {"enum": [1, 2]},
+    },
+    "required": ["age", "ok"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("grammar")
+    write_tiny(folder, vocab_size=512, dtype=torch.bfloat16)
+    tiny_tokenizer.write_chat_checkpoint(folder)
+    return folder
+
+
+@pytest.mark.parametrize("settings", [{}, {"disable_cuda_graph": True}], ids=["graphs", "eager"])
+def test_bound_answers_match_beside_free_ones(checkpoint: Path, settings: dict[str, Any]) -> None:
+    bound = {"max_new_tokens": 60, "temperature": 1.0}
+    params: list[dict[str, Any]] = [{**bound, "regex": PATTERN, "seed": i} for i in range(8)]
+    params += [{**bound, "json_schema": json.dumps(SCHEMA), "seed": i} for i in range(8)]
+    free: dict[str, Any] = {"max_new_tokens": 24, "temperature": 0, "ignore_eos": True}
+    params += [free] * 4
+    with Engine(
+        model_path=str(checkpoint), max_total_tokens=8192, max_running_requests=32, **settings
+    ) as engine:
+        alone = engine.generate("Hello there", free)["text"]
+        answers = engine.generate(["Hello there"] * len(params), params)
+    ended = [a for a in answers[:16] if a["meta_info"]["finish_reason"]["type"] == "stop"]
+    assert len(ended) >= 8
+    for answer in ended:
+        if answer["text"].startswith("{"):
+            jsonschema.validate(json.loads(answer["text"]), SCHEMA)
+        else:
+            assert re.fullmatch(PATTERN, answer["text"])
+    assert len({a["text"] for a in answers[:8]}) > 1
+    assert all(len(a["text"]) > 0 for a in answers[16:])
+    assert answers[16]["text"][:8] == alone[:8]
