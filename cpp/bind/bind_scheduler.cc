@@ -104,13 +104,14 @@ void bind_config(py::module_& m) {
                        double new_token_ratio_decay, int32_t clip_max_new_tokens,
                        uint64_t random_seed, bool self_check, int32_t work_words,
                        int32_t max_step_logits, int32_t max_extra_words,
-                       int32_t shared_prefix_pages, bool whole_prompts) {
+                       int32_t shared_prefix_pages, bool whole_prompts, int32_t max_mixed_tokens) {
              SchedulerConfig config{.num_pages = num_pages,
                                     .page_size = page_size,
                                     .max_running = max_running,
                                     .max_seq_len = max_seq_len,
                                     .max_step_tokens = max_step_tokens,
                                     .max_prefill_tokens = max_prefill_tokens,
+                                    .max_mixed_tokens = max_mixed_tokens,
                                     .policy = parse_policy(policy),
                                     .enable_radix = enable_radix,
                                     .enable_mixed = enable_mixed,
@@ -133,7 +134,8 @@ void bind_config(py::module_& m) {
            "enable_mixed"_a = true, "init_new_token_ratio"_a = 0.7, "min_new_token_ratio"_a = 0.1,
            "new_token_ratio_decay"_a = 0.001, "clip_max_new_tokens"_a = 4096, "random_seed"_a = 0,
            "self_check"_a = false, "work_words"_a = 0, "max_step_logits"_a = 0,
-           "max_extra_words"_a = 1024, "shared_prefix_pages"_a = 0, "whole_prompts"_a = false)
+           "max_extra_words"_a = 1024, "shared_prefix_pages"_a = 0, "whole_prompts"_a = false,
+           "max_mixed_tokens"_a = 0)
       .def_readonly("num_pages", &SchedulerConfig::num_pages)
       .def_readonly("page_size", &SchedulerConfig::page_size)
       .def_readonly("max_running", &SchedulerConfig::max_running)
@@ -176,6 +178,7 @@ void bind_plan(py::module_& m) {
                              [](const StepPlan& p) { return to_array(p.prompt_end_seq_ids); })
       .def_property_readonly("prompt_end_seqs",
                              [](const StepPlan& p) { return to_array(p.prompt_end_seqs); })
+      .def_readonly("num_prefix_groups", &StepPlan::num_prefix_groups)
       .def_property_readonly("prefix_groups",
                              [](const StepPlan& p) { return to_array(p.prefix_groups); })
       .def_property_readonly("prefix_pages",

@@ -37,6 +37,7 @@ struct StepPlan {
   // Prompts of sequences with max_new_tokens 0 that end with this step: id, and place in the step.
   std::vector<SeqId> prompt_end_seq_ids;
   std::vector<int32_t> prompt_end_seqs;
+  int32_t num_prefix_groups = 0;
   std::vector<int32_t> prefix_groups;  // by decode: group that shares a prefix, -1: none
   std::vector<int32_t> prefix_pages;   // by decode: pages that its group shares
 

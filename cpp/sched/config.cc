@@ -25,6 +25,7 @@ void SchedulerConfig::validate() const {
   expect(max_seq_len >= 2, "max_seq_len must be at least 2");
   expect(max_step_tokens >= 1, "max_step_tokens must be at least 1");
   expect(max_prefill_tokens >= 1, "max_prefill_tokens must be at least 1");
+  expect(max_mixed_tokens >= 0, "max_mixed_tokens must not be negative");
   expect(min_new_token_ratio >= 0.0, "min_new_token_ratio must not be negative");
   expect(init_new_token_ratio >= min_new_token_ratio,
          "init_new_token_ratio must be at least min_new_token_ratio");

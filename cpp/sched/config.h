@@ -23,6 +23,9 @@ struct SchedulerConfig {
   int32_t max_seq_len = 0;         // prompt and output tokens of one sequence
   int32_t max_step_tokens = 0;     // query tokens of one step, decodes included
   int32_t max_prefill_tokens = 0;  // of them, at most so many of prompts
+  // Beside decodes, while so few prompt tokens wait that all could run in half a step: at most so
+  // many of prompts, so that no stream stalls for long. 0: no such bound.
+  int32_t max_mixed_tokens = 0;
   Policy policy = Policy::kLpm;
   bool enable_radix = true;
   bool enable_mixed = true;             // false: a step extends or decodes, extends first

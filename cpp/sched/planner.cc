@@ -133,8 +133,23 @@ void Scheduler::raise_ratio() {
 void Scheduler::plan_extends() {
   int32_t budget =
       std::min(config_.max_step_tokens - batch_.num_tokens(), config_.max_prefill_tokens);
+  if (config_.max_mixed_tokens > 0 && batch_.num_decode() > 0 && !has_backlog())
+    budget = std::min(budget, config_.max_mixed_tokens);
   // A step that retracted admits nobody: it would hand out the room it just made.
   if (continue_extends(budget) && round_.num_retracted == 0) admit(budget);
+}
+
+// Whether more prompt tokens wait than half a step takes: throughput then comes first. What the
+// cache holds of waiting prompts counts, too. O(running + prompts until there are so many).
+bool Scheduler::has_backlog() const {
+  int64_t left = config_.max_prefill_tokens / 2;
+  for (const Sequence* seq : running_)
+    if (seq->phase == Phase::kExtend) left -= seq->num_known() - seq->kv_len;
+  waiting_.for_each_until([&](const Sequence& seq) {
+    left -= seq.num_known();
+    return left < 0;
+  });
+  return left < 0;
 }
 
 // The next chunk of the prompt that earlier steps left unfinished; false: it still is.

@@ -38,6 +38,11 @@ class WaitingQueue {
   void for_each(Visit visit) const {
     for (const Key& key : by_arrival_) visit(*key.seq);
   }
+  template <typename Visit>
+  void for_each_until(Visit is_enough) const {
+    for (const Key& key : by_arrival_)
+      if (is_enough(*key.seq)) return;
+  }
 
  private:
   struct Key {

@@ -51,6 +51,7 @@ void PrefixGrouper::group(const RadixTree& tree, std::span<const BatchItem> item
     }
     ++num_groups;
   }
+  plan.num_prefix_groups = num_groups;
 }
 
 }  // namespace srt

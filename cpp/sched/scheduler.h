@@ -126,6 +126,7 @@ class Scheduler {
 
   // planner.cc
   void plan_decodes();
+  bool has_backlog() const;
   void plan_extends();
   void plan_decode(Sequence& seq);
   bool continue_extends(int32_t& budget);

@@ -292,6 +292,27 @@ TEST_F(SchedulerTest, AbortEndsWaitingAndRunningSequencesAtOnce) {
   world.check_drained();
 }
 
+TEST_F(SchedulerTest, FewWaitingPromptTokensRunInPiecesBesideDecodes) {
+  SchedulerConfig config = small_config();
+  config.max_step_tokens = 24;
+  config.max_prefill_tokens = 16;
+  config.max_mixed_tokens = 4;
+  World& world = start(config);
+  world.add(request(1, "abcdef", 9));
+  ASSERT_TRUE(world.schedule());  // nobody decodes: no bound
+  EXPECT_EQ(world.plan.num_extend_tokens, 6);
+  world.commit();
+  world.add(request(2, "bbbbbb", 9));
+  ASSERT_TRUE(world.schedule());
+  EXPECT_EQ(world.plan.num_decode, 1);
+  EXPECT_EQ(world.plan.num_extend_tokens, 4);
+  world.commit();
+  world.add(request(3, "cccccccccc", 9));  // with what is left of the second: a backlog
+  ASSERT_TRUE(world.schedule());
+  EXPECT_EQ(world.plan.num_extend_tokens, 12);
+  world.commit();
+}
+
 TEST_F(SchedulerTest, RefusesWhatCanNeverRunAndNamesBothNumbers) {
   SchedulerConfig config = small_config();
   config.num_pages = 11;
