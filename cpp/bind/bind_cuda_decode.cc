@@ -1,10 +1,14 @@
 // Decode attention on CUDA: the step's plan on the host, and the kernel.
-#include <algorithm>
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
 #include <bit>
+#include <optional>
 #include <vector>
 
 #include "attention/decode.h"
 #include "attention/plan.h"
+#include "attention/share.h"
 #include "bind/bind.h"
 #include "bind/cuda_args.h"
 #include "bind/dlpack.h"
@@ -58,9 +62,49 @@ int64_t plan_words(const Plans& plans) {
   return words;
 }
 
+cuda::DecodePlanShape plan_shape(const cuda::DecodeGrid& grid, int window) {
+  cuda::DecodePlanShape shape = grid.plan;
+  shape.window_left = window;
+  return shape;
+}
+
+int64_t aligned(int64_t words) {
+  return (words + msg::kAlignWords - 1) / msg::kAlignWords * msg::kAlignWords;
+}
+
+int64_t share_words(const Plans& plans, int num_decode) {
+  int64_t words = 0;
+  for (const auto& [grid, window] : plans)
+    words += aligned(cuda::max_share_words(num_decode, plan_shape(grid, window)));
+  return words;
+}
+
+int64_t max_plan_words(const Plans& plans, int max_decode) {
+  return plan_words(plans) + share_words(plans, max_decode) + msg::kAlignWords;
+}
+
+using IntArray = py::array_t<int32_t, py::array::c_style>;
+
+// Views of the plan's arrays by decode; none: nobody shares.
+cuda::PrefixGroups prefix_groups(const std::optional<IntArray>& groups,
+                                 const std::optional<IntArray>& pages, int page_size,
+                                 int num_decode) {
+  if (!groups) return {};
+  expect(pages && groups->size() == num_decode && pages->size() == num_decode && page_size > 0,
+         "prefix_groups and prefix_pages must name a group and its pages for each decode");
+  const auto count = static_cast<size_t>(num_decode);
+  for (size_t i = 0; i < count; ++i)
+    expect(groups->data()[i] < num_decode && pages->data()[i] >= 0,
+           "prefix_groups must lie below the number of decodes, prefix_pages must not be negative");
+  return {{groups->data(), count}, {pages->data(), count}, page_size};
+}
+
 // message: int32 [capacity], a step written by schedule(). The plans stand one behind the other in
-// the work section. Returns the bytes that the device needs. Planning again replaces the plans.
-int64_t plan_decode(const TensorView& message, const Plans& plans) {
+// the work section, what they share behind all of them. Returns the bytes that the device needs.
+// Planning again replaces the plans.
+int64_t plan_decode(const TensorView& message, const Plans& plans,
+                    const std::optional<IntArray>& groups, const std::optional<IntArray>& pages,
+                    int page_size) {
   expect(message.dtype == DType::kI32 && message.ndim == 1 && message.is_contiguous() &&
              message.device == Device::kCpu,
          "message must be a contiguous int32 vector on the host");
@@ -68,26 +112,47 @@ int64_t plan_decode(const TensorView& message, const Plans& plans) {
   const int64_t capacity = message.dim(0);
   expect(capacity >= msg::kHeaderWords, "message is shorter than its header");
   const int num_decode = words[msg::kNumDecode];
-  int64_t end = words[msg::kNumWork] > 0 ? words[msg::kOffWork] : words[msg::kTotalWords];
-  end = (end + msg::kAlignWords - 1) / msg::kAlignWords * msg::kAlignWords;
-  const int64_t needed = num_decode > 0 ? plan_words(plans) : 0;
-  if (end + needed > capacity) {
+  const cuda::PrefixGroups prefixes = prefix_groups(groups, pages, page_size, num_decode);
+  const bool shares = !prefixes.groups.empty();
+  const int64_t begin =
+      aligned(words[msg::kNumWork] > 0 ? words[msg::kOffWork] : words[msg::kTotalWords]);
+  const int64_t records = num_decode > 0 ? plan_words(plans) : 0;
+  const int64_t needed = begin + records + (shares ? share_words(plans, num_decode) : 0);
+  if (needed > capacity) {
     throw InvalidArgument("message has no room for the decode plan: it needs " +
-                          std::to_string(end + needed) + " words, its capacity is " +
+                          std::to_string(needed) + " words, its capacity is " +
                           std::to_string(capacity));
   }
-  words[msg::kNumWork] = static_cast<int32_t>(needed / cuda::kWorkWords);
-  words[msg::kOffWork] = static_cast<int32_t>(end);
-  words[msg::kTotalWords] = static_cast<int32_t>(end + needed);
-  if (num_decode > 0) {
-    for (const auto& [grid, window] : plans) {
-      cuda::DecodePlanShape shape = grid.plan;
-      shape.window_left = window;
-      cuda::plan_decode(words + words[msg::kOffSeqs], num_decode, shape, words + end);
-      end += static_cast<int64_t>(shape.num_ctas) * cuda::kWorkWords;
-    }
+  const py::gil_scoped_release nogil;
+  const int32_t* const seqs = words + words[msg::kOffSeqs];
+  int64_t at = begin;
+  int64_t end = begin + records;
+  for (const auto& [grid, window] : plans) {
+    if (num_decode == 0) break;
+    const cuda::DecodePlanShape shape = plan_shape(grid, window);
+    const int64_t used =
+        shares ? cuda::plan_share(seqs, num_decode, shape, prefixes, words + end) : 0;
+    cuda::plan_decode(seqs, num_decode, shape, words + at, used > 0 ? words + end : nullptr,
+                      static_cast<int>(end - at));
+    at += static_cast<int64_t>(shape.num_ctas) * cuda::kWorkWords;
+    end += aligned(used);
   }
-  return (words[msg::kTotalWords]) * static_cast<int64_t>(sizeof(int32_t));
+  words[msg::kNumWork] = static_cast<int32_t>(records / cuda::kWorkWords);
+  words[msg::kOffWork] = static_cast<int32_t>(begin);
+  words[msg::kTotalWords] = static_cast<int32_t>(end);
+  return end * static_cast<int64_t>(sizeof(int32_t));
+}
+
+// Whether any of a planned message's decodes read a shared prefix once.
+bool plan_shares(const TensorView& message, const Plans& plans) {
+  const auto* const words = message.ptr<int32_t>();
+  if (words[msg::kNumWork] == 0) return false;
+  const int32_t* record = words + words[msg::kOffWork];
+  for (const auto& [grid, window] : plans) {
+    if (record[cuda::kWorkShare] != 0) return true;
+    record += static_cast<int64_t>(grid.plan.num_ctas) * cuda::kWorkWords;
+  }
+  return false;
 }
 
 // The pool's tensors: [num_pages, num_kv_heads, page_size, head_dim], q's dtype or uint8 (fp8).
@@ -175,12 +240,23 @@ void bind_cuda_decode(py::module_& m) {
                              [](const cuda::DecodeGrid& g) { return g.plan.num_head_blocks; })
       .def_property_readonly("tile_tokens",
                              [](const cuda::DecodeGrid& g) { return g.plan.tile_tokens; })
+      .def_property_readonly("round_tokens",
+                             [](const cuda::DecodeGrid& g) { return g.plan.round_tokens(); })
+      .def_property(
+          "round_weight", [](const cuda::DecodeGrid& g) { return g.plan.round_weight; },
+          [](cuda::DecodeGrid& g, double weight) { g.plan.round_weight = weight; })
+      .def_property_readonly("share_rows",
+                             [](const cuda::DecodeGrid& g) { return g.plan.share_rows; })
       .def_readonly("workspace_bytes", &cuda::DecodeGrid::workspace_bytes);
   m.def("decode_plan_words", &plan_words, "plans"_a,
-        "Words that plan_decode appends to a message, less its alignment (at most 3).");
-  m.def("plan_decode", &plan_decode, "message"_a, "plans"_a,
-        py::call_guard<py::gil_scoped_release>(),
+        "Words from a plan's work section on to where the plan behind these stands.");
+  m.def("max_decode_plan_words", &max_plan_words, "plans"_a, "max_decode"_a,
+        "The most words that plan_decode appends to a message.");
+  m.def("plan_decode", &plan_decode, "message"_a, "plans"_a, "prefix_groups"_a = py::none(),
+        "prefix_pages"_a = py::none(), "page_size"_a = 1,
         "Appends the decode work lists to a host message; returns the bytes to copy.");
+  m.def("plan_shares", &plan_shares, "message"_a, "plans"_a,
+        "Whether a planned message's decodes read a shared prefix once.");
   m.def("cuda_decode_attention", &decode_attention, "q"_a, "k_cache"_a, "v_cache"_a, "page_table"_a,
         "message"_a, "workspace"_a, "out"_a, py::kw_only(), "scale"_a, "window_left"_a = -1,
         "softcap"_a = 0.0f, "kv_format"_a = "", "k_scale"_a = 1.0f, "v_scale"_a = 1.0f,

@@ -1,10 +1,11 @@
 // Paged decode attention: softmax(q K^T) V for one query token per sequence.
 //
 // Shapes    see DecodeParams; head_dim a multiple of 16; page_size a power of two; 16-byte aligned
-// rows. Parallel  a persistent grid; a CTA runs over its piece of the plan's line of 16-token
-// tiles, its
+//           rows.
+// Parallel  a persistent grid; a CTA runs over its piece of the plan's line of 16-token tiles, its
 //           warps taking them in turn. A warp copies its tiles into a ring of its own and needs no
-//           barrier until the unit ends; the ring fills ahead across units.
+//           barrier until the unit ends; the ring fills ahead across units. The first CTAs of a
+//           plan with shared prefixes run over those (prefix.cuh).
 // Bound     HBM: every visible K and V byte once.
 // Numerics  products in the pool's dtype (fp8: fp16) with float accumulators; softmax in float, P
 //           rounded to the product's dtype; the order of additions is fixed by the plan.
@@ -13,6 +14,7 @@
 #include <cstdint>
 
 #include "attention/merge.cuh"
+#include "attention/prefix.cuh"
 
 namespace srt::cuda::decode {
 
@@ -24,20 +26,10 @@ __host__ __device__ constexpr size_t smem_bytes(int heads_per_block) {
          static_cast<size_t>(S::kWarps) * heads_per_block * S::kMergeStride * sizeof(float);
 }
 
-// Rows beyond the step's tokens belong to padding: nobody reads them, but NaN must not spread.
 template <typename S>
-__device__ __forceinline__ void clear_padding(const Args& args, int num_tokens) {
-  const int row_pairs = args.num_kv_heads * args.group * S::kHeadDim / 2;
-  for (int row = num_tokens + blockIdx.x; row < args.num_rows; row += gridDim.x) {
-    auto* out =
-        reinterpret_cast<uint32_t*>(static_cast<uint16_t*>(args.out) + row * args.out_stride);
-    for (int i = threadIdx.x; i < row_pairs; i += S::kThreads) out[i] = 0;
-  }
-}
-
-template <typename S>
-__device__ __forceinline__ Unit unit_at(const Args& args, const Cursor<S::kTokens>& at,
-                                        const int32_t* record, int num_tiles) {
+__device__ __forceinline__ Unit unit_at(const Args& args,
+                                        const Cursor<S::kTokens, S::kCanShare>& at,
+                                        const int32_t* seqs, const int32_t* record, int num_tiles) {
   const int kv_head = at.block / args.blocks_per_kv;
   const int first = (at.block - kv_head * args.blocks_per_kv) * args.heads_per_block;
   Unit unit;
@@ -46,6 +38,8 @@ __device__ __forceinline__ Unit unit_at(const Args& args, const Cursor<S::kToken
   unit.num_heads = min(args.heads_per_block, args.group - first);
   unit.origin = blockIdx.x;
   unit.parts = 1;
+  unit.kv_head = kv_head;
+  unit.member = at.member(seqs);
   if (at.begin == 0) {
     unit.origin = record[kWorkOrigin];
     unit.parts = record[kWorkParts];
@@ -123,12 +117,19 @@ __device__ __forceinline__ void run_tile(const Args& args, const Queries<S>& q, 
 
 template <typename S>
 __device__ __forceinline__ void finish_unit(const MergeSpace<S>& space, const Args& args,
-                                            const Unit& unit, int begin, int end, Running<S>& run) {
+                                            const Unit& unit, int begin, int end, Running<S>& run,
+                                            const int32_t* record) {
   __syncthreads();  // the last unit's results have been read
   share_running(space, args, run, unit.num_heads, threadIdx.x / 32, threadIdx.x % 32);
   __syncthreads();  // all warps' results can be read
   join_warps(space, args, unit, begin % S::kWarps, min(end - begin, S::kWarps));
-  if (unit.parts > 1 && arrive_last(args, unit)) join_parts<S>(args, unit);
+  if (unit.parts > 1) {
+    if (!arrive_last(args.arrivals + unit.origin, unit.parts)) return;
+    join_parts<S>(args, unit);
+  }
+  if constexpr (S::kCanShare) {
+    if (unit.member >= 0) meet_prefix<S>(args, unit, share_of(record));
+  }
 }
 
 template <typename S>
@@ -147,6 +148,9 @@ __global__ void __launch_bounds__(S::kThreads, S::kCtasPerSm)
     ptx::grid_launch();
     return clear_padding<S>(args, msg[message::kNumTokens]);
   }
+  if constexpr (S::kCanShare) {
+    if (record[kWorkIsPrefix] != 0) return run_prefix<S>(args, record, smem);
+  }
 
   Ring<S> ring{ptx::smem_address(smem) + warp * (S::kRingBytes / S::kWarps)};
   Fetcher<S> fetcher(args, seqs, record, num_tiles, lane);
@@ -162,12 +166,12 @@ __global__ void __launch_bounds__(S::kThreads, S::kCtasPerSm)
   MergeSpace<S> space;
   space.ml = reinterpret_cast<float2*>(smem + S::kRingBytes);
   space.o = reinterpret_cast<float*>(space.ml + S::kWarps * 8 * S::kHeadTiles);
-  Cursor<S::kTokens> at;
+  Cursor<S::kTokens, S::kCanShare> at;
   at.start(args, seqs, record);
   int place = warp;
   Queries<S> q;
   Running<S> run;
-  Unit unit = unit_at<S>(args, at, record, num_tiles);
+  Unit unit = unit_at<S>(args, at, seqs, record, num_tiles);
   load_queries(q, query_row<S>(args, unit), unit.num_heads, lane);
   while (true) {
     convert_queries(q, args.is_bf16);
@@ -184,10 +188,10 @@ __global__ void __launch_bounds__(S::kThreads, S::kCtasPerSm)
     const int end = at.end;
     if (end < num_tiles) {  // the next queries arrive while this unit is finished
       at.next(args, seqs, num_tiles);
-      unit = unit_at<S>(args, at, record, num_tiles);
+      unit = unit_at<S>(args, at, seqs, record, num_tiles);
       load_queries(q, query_row<S>(args, unit), unit.num_heads, lane);
     }
-    finish_unit(space, args, done, begin, end, run);
+    finish_unit(space, args, done, begin, end, run, record);
     if (end == num_tiles) return;
   }
 }

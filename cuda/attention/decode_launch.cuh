@@ -22,23 +22,55 @@ struct HeadBlocks {
       : per_kv(div_up(group, 8 * max_head_tiles(head_dim))), heads(div_up(group, per_kv)) {}
 };
 
-// The workspace: arrival counters, then (m, l), then o.
+constexpr size_t kMaxCtas = 1024;
+constexpr size_t kMaxShareHeads = 64;  // KV heads of layers that share prefixes
+
+// The workspace: counters, then (m, l), then o; where prefixes can be shared, the same of prefix
+// units and of their members' own parts. Kinds of layers take turns in one workspace: their
+// counters, which are zero between launches, stand where no kind has anything else.
 struct Workspace {
   size_t ml;
   size_t o;
-  size_t bytes;
+  size_t joins;
+  size_t prefix_ml;
+  size_t prefix_o;
+  size_t own_ml;
+  size_t own_o;
+  size_t bytes = 0;
 
-  Workspace(int num_ctas, int heads_per_block, int head_dim) {
+  // share_rows: of a row block; 0: nothing is shared. num_q_heads: of the model.
+  Workspace(int num_ctas, const HeadBlocks& blocks, int head_dim, int share_rows, int num_q_heads) {
     const size_t parts = 2 * static_cast<size_t>(num_ctas);
-    ml = round_up(static_cast<size_t>(num_ctas) * sizeof(unsigned), kPartAlign);
-    o = ml + round_up(parts * kMaxHeadsPerBlock * sizeof(float2), kPartAlign);
-    bytes = o + parts * heads_per_block * head_dim * sizeof(float);
+    const size_t own_rows = share_rows > 0 ? size_t{kMaxSharers} * num_q_heads : 0;
+    const size_t prefix_rows = own_rows + static_cast<size_t>(num_ctas) * share_rows;
+    take(kMaxCtas * sizeof(unsigned));
+    joins = take(kMaxSharers * kMaxShareHeads * sizeof(unsigned));
+    ml = take(parts * kMaxHeadsPerBlock * sizeof(float2));
+    o = take(parts * blocks.heads * head_dim * sizeof(float));
+    prefix_ml = take(prefix_rows * sizeof(float2));
+    prefix_o = take(prefix_rows * head_dim * sizeof(float));
+    own_ml = take(own_rows * sizeof(float2));
+    own_o = take(own_rows * head_dim * sizeof(float));
+  }
+
+ private:
+  size_t take(size_t count) {
+    const size_t at = bytes;
+    bytes += round_up(count, kPartAlign);
+    return at;
   }
 };
 
-inline Args make_args(const DecodeParams& p, const HeadBlocks& blocks, int num_ctas) {
+// Rows of a row block; 0 where a KV head has so many query heads that they are cut apart.
+inline int share_rows(int kernel_rows, const HeadBlocks& blocks, int num_kv_heads) {
+  return blocks.per_kv == 1 && num_kv_heads <= static_cast<int>(kMaxShareHeads) ? kernel_rows : 0;
+}
+
+inline Args make_args(const DecodeParams& p, const HeadBlocks& blocks, int num_ctas,
+                      int num_share_rows) {
   constexpr float kLog2E = 1.4426950408889634f;
-  const Workspace space(num_ctas, blocks.heads, p.kv.head_dim);
+  const Workspace space(num_ctas, blocks, p.kv.head_dim,
+                        share_rows(num_share_rows, blocks, p.kv.num_kv_heads), p.num_q_heads);
   auto* workspace = static_cast<char*>(p.workspace);
   const bool fp8 = p.kv.dtype != KvDtype::kSame;
   Args a;
@@ -51,6 +83,11 @@ inline Args make_args(const DecodeParams& p, const HeadBlocks& blocks, int num_c
   a.arrivals = reinterpret_cast<unsigned*>(workspace);
   a.part_ml = reinterpret_cast<float2*>(workspace + space.ml);
   a.part_o = reinterpret_cast<float*>(workspace + space.o);
+  a.joins = reinterpret_cast<unsigned*>(workspace + space.joins);
+  a.prefix_ml = reinterpret_cast<float2*>(workspace + space.prefix_ml);
+  a.prefix_o = reinterpret_cast<float*>(workspace + space.prefix_o);
+  a.own_ml = reinterpret_cast<float2*>(workspace + space.own_ml);
+  a.own_o = reinterpret_cast<float*>(workspace + space.own_o);
   a.q_stride = p.q_stride;
   a.out_stride = p.out_stride;
   a.table_stride = p.page_table_stride;
@@ -79,7 +116,7 @@ template <typename S>
   shape.block = dim3(S::kThreads);
   shape.smem_bytes = smem_bytes<S>(blocks.heads);
   shape.pdl = p.pdl;
-  const Args args = make_args(p, blocks, num_ctas);
+  const Args args = make_args(p, blocks, num_ctas, S::kShareRows);
   return launch(decode_kernel<S>, shape, stream, args);
 }
 
@@ -99,12 +136,13 @@ struct Entry {
   int tile_tokens = 0;
   int warps = 0;
   int ctas_per_sm = 0;
+  int share_rows = 0;
 };
 
 template <KvKind kKind, int kHeadDim, int kHeadTiles>
 Entry make_entry() {
   using S = typename Tuned<kKind, kHeadDim, kHeadTiles>::Shape;
-  return {&launch_shape<S>, S::kTokens, S::kWarps, S::kCtasPerSm};
+  return {&launch_shape<S>, S::kTokens, S::kWarps, S::kCtasPerSm, S::kShareRows};
 }
 
 template <KvKind kKind, int kHeadDim>

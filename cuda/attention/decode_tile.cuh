@@ -48,9 +48,12 @@ struct Shape {
   static constexpr int kTileBytes = kTokens * kRowStride;
   static constexpr int kRingBytes = kWarps * kStages * 2 * kTileBytes;
   static constexpr int kMergeStride = kHeadDim + 4;  // floats between heads; no bank conflicts
+  // Prefix units: 16 rows a warp. Other head dims are not worth their compile time.
+  static constexpr bool kCanShare = (kHeadDim == 64 || kHeadDim == 128) && kStages == 2;
+  static constexpr int kShareRows = kCanShare ? 16 * kWarps : 0;
 
   static_assert(kHeadDim % 16 == 0 && (kHeadTiles == 1 || kHeadTiles == 2));
-  static_assert(kTokens == 16 || kTokens == 32);
+  static_assert(kTokens == 16 || kTokens == 32 || kTokens == 64);
 };
 
 // The block's queries as the A operand: rows 8..15 exist with two head tiles only.
@@ -106,24 +109,31 @@ __device__ __forceinline__ uint32_t widen(uint32_t x) {
   }
 }
 
-// q: the block's first query head; heads from num_heads on are zero. The order of the dims within a
-// step of 16 is free as long as K has the same: with fp8, a lane's four bytes are neighbours.
+// One of the lane's query rows, g + 8 h; null: zeros. The order of the dims within a step of 16 is
+// free as long as K has the same: with fp8, a lane's four bytes are neighbours.
+template <typename S>
+__device__ __forceinline__ void load_query_row(Queries<S>& out, int h, const uint16_t* row,
+                                               int lane) {
+  const int t = lane & 3;
+  const auto* lo = row + (S::kFp8 ? 4 * t : 2 * t);
+  const auto* hi = lo + (S::kFp8 ? 2 : 8);
+#pragma unroll
+  for (int j = 0; j < S::kDimTiles; ++j) {
+    out.a[j][h] = row != nullptr ? *reinterpret_cast<const uint32_t*>(lo + 16 * j) : 0u;
+    out.a[j][S::kHeadTiles + h] =
+        row != nullptr ? *reinterpret_cast<const uint32_t*>(hi + 16 * j) : 0u;
+  }
+}
+
+// q: the block's first query head; heads from num_heads on are zero.
 template <typename S>
 __device__ __forceinline__ void load_queries(Queries<S>& out, const void* q, int num_heads,
                                              int lane) {
-  const int g = lane >> 2;
-  const int t = lane & 3;
 #pragma unroll
   for (int h = 0; h < S::kHeadTiles; ++h) {
-    const bool real = g + 8 * h < num_heads;
-    const auto* row = static_cast<const uint16_t*>(q) + (g + 8 * h) * S::kHeadDim;
-    const auto* lo = row + (S::kFp8 ? 4 * t : 2 * t);
-    const auto* hi = lo + (S::kFp8 ? 2 : 8);
-#pragma unroll
-    for (int j = 0; j < S::kDimTiles; ++j) {
-      out.a[j][h] = real ? *reinterpret_cast<const uint32_t*>(lo + 16 * j) : 0u;
-      out.a[j][S::kHeadTiles + h] = real ? *reinterpret_cast<const uint32_t*>(hi + 16 * j) : 0u;
-    }
+    const int head = (lane >> 2) + 8 * h;
+    const auto* row = static_cast<const uint16_t*>(q) + head * S::kHeadDim;
+    load_query_row(out, h, head < num_heads ? row : nullptr, lane);
   }
 }
 

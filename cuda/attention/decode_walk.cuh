@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "attention/decode_tile.cuh"
+#include "attention/share.h"
 
 namespace srt::cuda::decode {
 
@@ -18,6 +19,13 @@ struct Args {
   unsigned* arrivals;  // [num_ctas]: parts finished of the unit that begins in that CTA
   float2* part_ml;     // [2 * num_ctas, 8 * kHeadTiles]: maximum (in powers of two) and sum
   float* part_o;       // [2 * num_ctas, heads_per_block, head_dim], not yet divided by the sum
+  // The same of prefix units, see prefix_row(); of what a member has for itself,
+  // [kMaxSharers * num_kv_heads, group]; and how many of a member's parts have come, by KV head.
+  float2* prefix_ml;
+  float* prefix_o;
+  float2* own_ml;
+  float* own_o;
+  unsigned* joins;  // [kMaxSharers * num_kv_heads]
   int64_t q_stride;
   int64_t out_stride;
   int64_t table_stride;
@@ -37,9 +45,15 @@ struct Args {
   float v_scale;
 };
 
+// The plan's share section, where something is shared.
+__device__ __forceinline__ const int32_t* share_of(const int32_t* record) {
+  return record - blockIdx.x * kWorkWords + record[kWorkShare];
+}
+
 // A CTA's run of tiles, and a position in it. begin and end count along the run.
-template <int kTokens>
+template <int kTokens, bool kCanShare>
 struct Cursor {
+  int share;  // where ShareSeqWord by sequence stands, in words behind `seqs`; 0: nothing is shared
   int seq;
   int block;
   int row;
@@ -47,6 +61,7 @@ struct Cursor {
   int next_row;  // of the sequence after: read early, for a global load takes microseconds under
                  // load
   int next_len;
+  int skip;   // tiles at the sequence's start that prefix units read for it
   int begin;  // the unit's part of the run
   int end;
   int tile0;  // the sequence's tile that stands at `begin`
@@ -55,10 +70,14 @@ struct Cursor {
                                         const int32_t* record) {
     const int4 a = *reinterpret_cast<const int4*>(record);
     const int4 b = *reinterpret_cast<const int4*>(record + 4);
+    share = !kCanShare || record[kWorkShare] == 0
+                ? 0
+                : static_cast<int>(share_of(record) + kShareSeqs - seqs);
     seq = a.x;
     block = a.y;
     row = b.x;
     len = b.y;
+    skip = share_word(seqs, kSeqSkipTiles, 0);
     begin = 0;
     tile0 = a.z;
     const TileRange tiles = decode_tiles(len, args.window_left, kTokens);
@@ -73,18 +92,29 @@ struct Cursor {
     next_len = record[message::kSeqLen];
   }
 
+  __device__ __forceinline__ int share_word(const int32_t* seqs, int word, int otherwise) const {
+    if (!kCanShare || share == 0) return otherwise;
+    return seqs[share + seq * kShareSeqWords + word];
+  }
+
   __device__ __forceinline__ void next(const Args& args, const int32_t* seqs, int num_tiles) {
     if (++block == args.num_head_blocks) {
       block = 0;
       ++seq;
       row = next_row;
       len = next_len;
+      skip = share_word(seqs, kSeqSkipTiles, 0);
       peek(seqs);
     }
     const TileRange tiles = decode_tiles(len, args.window_left, kTokens);
-    tile0 = tiles.first;
+    tile0 = tiles.first + skip;
     begin = end;
-    end = min(begin + tiles.count, num_tiles);
+    end = min(begin + tiles.count - skip, num_tiles);
+  }
+
+  // The sequence's place among those that share a prefix, or -1.
+  __device__ __forceinline__ int member(const int32_t* seqs) const {
+    return share_word(seqs, kSeqMember, -1);
   }
 
   // Tokens of the tile at `place` that the query sees: [x, y) of kTokens.
@@ -105,6 +135,42 @@ struct Located {
   bool newest;   // holds the token that this step has written
 };
 
+// The first 16-byte piece of a tile (or of a lane's token) as an index into the pool.
+template <typename S>
+__device__ __forceinline__ uint32_t tile_address(const Args& args, const Located& tile) {
+  const auto rows = static_cast<uint32_t>(tile.page * args.num_kv_heads) << args.log2_page;
+  return (rows + tile.row) * S::kChunks;
+}
+
+// Whether a tile lies within one page; otherwise every lane looks up the page of "its" token.
+template <typename S>
+__device__ __forceinline__ bool one_page(const Args& args) {
+  return (1 << args.log2_page) >= S::kTokens;
+}
+
+// One K or V tile into `stage`, as one copy group (an empty one past the end of the run). Hidden
+// rows become zeros: a probability of zero times NaN is NaN.
+template <typename S>
+__device__ __forceinline__ void copy_tile(const Args& args, const char* pool, uint32_t base,
+                                          int2 visible, uint32_t stage, int lane) {
+  constexpr int kPieces = S::kTokens * S::kChunks;
+  if (visible.y > 0) {
+#pragma unroll
+    for (int i = 0; i < kPieces; i += 32) {
+      const int piece = i + lane;
+      const int row = piece / S::kChunks;
+      const int col = piece % S::kChunks;
+      uint32_t source = base + piece;
+      if (!one_page<S>(args)) source = __shfl_sync(kFullWarp, base, row) + col;
+      if (kPieces % 32 != 0 && piece >= kPieces) continue;
+      ptx::cp_async_16(stage + row * S::kRowStride + col * 16,
+                       pool + static_cast<uint64_t>(source) * 16,
+                       row >= visible.x && row < visible.y);
+    }
+  }
+  ptx::cp_async_commit();
+}
+
 // Runs ahead of the arithmetic: locate() starts the page table read of a tile, and only a tile
 // later copy() starts its copies, so that neither latency is waited for.
 template <typename S>
@@ -123,9 +189,8 @@ class Fetcher {
     tile.visible = cursor_.visible(args, place);
     const int first = (cursor_.tile0 + place - cursor_.begin) * S::kTokens;
     tile.newest = first + S::kTokens >= cursor_.len;
-    // One page holds the whole tile, or every lane looks up the page of "its" token.
     const int own = min(max(lane_ % S::kTokens, tile.visible.x), tile.visible.y - 1);
-    const int token = first + (one_page(args) ? 0 : own);
+    const int token = first + (one_page<S>(args) ? 0 : own);
     const int head = args.blocks_per_kv == 1 ? cursor_.block : cursor_.block / args.blocks_per_kv;
     tile.row = (head << args.log2_page) + (token & ((1 << args.log2_page) - 1));
     tile.page =
@@ -133,43 +198,20 @@ class Fetcher {
     return tile;
   }
 
-  // The tile's (or the lane's) first 16-byte piece, as an index into the pool.
   __device__ __forceinline__ uint32_t address(const Args& args, const Located& tile) const {
-    const auto rows = static_cast<uint32_t>(tile.page * args.num_kv_heads) << args.log2_page;
-    return (rows + tile.row) * S::kChunks;
+    return tile_address<S>(args, tile);
   }
 
-  // One K or V tile into `stage`, as one copy group (an empty one past the end of the run). Hidden
-  // rows become zeros: a probability of zero times NaN is NaN.
   __device__ __forceinline__ void copy(const Args& args, const char* pool, uint32_t base,
                                        int2 visible, uint32_t stage) const {
-    constexpr int kPieces = S::kTokens * S::kChunks;
-    if (visible.y > 0) {
-#pragma unroll
-      for (int i = 0; i < kPieces; i += 32) {
-        const int piece = i + lane_;
-        const int row = piece / S::kChunks;
-        const int col = piece % S::kChunks;
-        uint32_t source = base + piece;
-        if (!one_page(args)) source = __shfl_sync(kFullWarp, base, row) + col;
-        if (kPieces % 32 != 0 && piece >= kPieces) continue;
-        ptx::cp_async_16(stage + row * S::kRowStride + col * 16,
-                         pool + static_cast<uint64_t>(source) * 16,
-                         row >= visible.x && row < visible.y);
-      }
-    }
-    ptx::cp_async_commit();
+    copy_tile<S>(args, pool, base, visible, stage, lane_);
   }
 
  private:
-  __device__ __forceinline__ static bool one_page(const Args& args) {
-    return (1 << args.log2_page) >= S::kTokens;
-  }
-
   const int32_t* seqs_;
   int num_tiles_;
   int lane_;
-  Cursor<S::kTokens> cursor_;
+  Cursor<S::kTokens, S::kCanShare> cursor_;
 };
 
 }  // namespace srt::cuda::decode

@@ -5,7 +5,9 @@
 // ones to finish are short. But items over the same keys should run at the same
 // time, so that those come from L2. So the KV of all (sequence, head) pairs,
 // laid end to end, is cut into sections that fit into L2; the sections run one
-// after the other, the items of each longest first.
+// after the other. The items of the last run longest first, those of the one
+// before shortest first, and so on: blocks take one item each of every round,
+// and where a round spans two sections its items should be alike.
 #include "attention/extend.h"
 
 namespace srt::cuda {
@@ -31,7 +33,9 @@ struct Order {
       section = static_cast<int>(static_cast<int64_t>(section) * kBuckets / num_sections);
     const int lengths = max(1, kBuckets / num_sections);
     const int64_t scaled = static_cast<int64_t>(max(keys - 1, 0)) * lengths / max_keys;
-    return section * lengths + lengths - 1 - min(static_cast<int>(scaled), lengths - 1);
+    const int length = min(static_cast<int>(scaled), lengths - 1);
+    const int last = min(num_sections, kBuckets) - 1;
+    return section * lengths + ((last - section) % 2 == 0 ? lengths - 1 - length : length);
   }
 };
 

@@ -18,6 +18,7 @@ struct Shape {
   static constexpr int kHeadTiles = Tile::kRows / 8;
   static constexpr int kTokens = Tile::kKeys;
   static constexpr int kThreads = Tile::kThreads;
+  static constexpr bool kCanShare = false;
   static constexpr int kWarps = Tile::kWarps;
   static constexpr int kCtasPerSm = Tile::kCtasPerSm;
 };
@@ -25,7 +26,7 @@ struct Shape {
 // What a block copies next: runs ahead of the arithmetic through its units.
 template <typename Tile>
 struct Fetcher {
-  decode::Cursor<Tile::kKeys> at;
+  decode::Cursor<Tile::kKeys, false> at;
   const int32_t* seqs;
   int num_tiles;
 
@@ -72,7 +73,8 @@ __device__ __forceinline__ void finish_unit(Tile& tile, const decode::Args& args
   if (static_cast<int>(threadIdx.x) % Tile::kRowThreads == 0)
     args.part_ml[slot * Tile::kRows + Tile::row()] =
         make_float2(tile.max * args.exp_scale, tile.sum);
-  if (decode::arrive_last(args, unit)) decode::join_parts<S>(args, unit);
+  if (decode::arrive_last(args.arrivals + unit.origin, unit.parts))
+    decode::join_parts<S>(args, unit);
 }
 
 template <typename T, int kRows, bool kFp8>
@@ -94,7 +96,7 @@ __global__ void __launch_bounds__(256, kRows == 16 ? 2 : 1)
   Rows tile(smem);
   Fetcher<Rows> fetcher{.seqs = seqs, .num_tiles = num_tiles};
   fetcher.at.start(args, seqs, record);
-  decode::Cursor<Rows::kKeys> at = fetcher.at;
+  decode::Cursor<Rows::kKeys, false> at = fetcher.at;
   constexpr int kAhead = Rows::kStages - 1;
   for (int i = 0; i < kAhead; ++i) {
     const auto rows = fetcher.locate(tile, args, i);
@@ -103,7 +105,7 @@ __global__ void __launch_bounds__(256, kRows == 16 ? 2 : 1)
   auto next = fetcher.locate(tile, args, kAhead);
   int stage = 0;
   for (int place = 0; place < num_tiles;) {
-    const decode::Unit unit = decode::unit_at<S>(args, at, record, num_tiles);
+    const decode::Unit unit = decode::unit_at<S>(args, at, seqs, record, num_tiles);
     const auto* q = static_cast<const T*>(args.q) + unit.token * args.q_stride +
                     static_cast<int64_t>(unit.head) * kLatentDim;
     tile.load_queries(unit.num_heads, [&](int row) { return q + row * kLatentDim; });

@@ -1,7 +1,8 @@
-// Joining partial results of decode attention by their maxima and sums: warps of a CTA, then CTAs.
+// Joining partial results of decode attention by their maxima and sums: warps of a CTA, then CTAs,
+// then what a sequence has for itself with its part of a shared prefix.
 //
 // A partial result is (m, l, o): m the maximum of its exponents of two, l = sum 2^(x - m), and
-// o = sum 2^(x - m) v. Both joins add in a fixed order, so a plan gives the same bits every time.
+// o = sum 2^(x - m) v. All joins add in a fixed order, so a plan gives the same bits every time.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +11,17 @@
 
 namespace srt::cuda::decode {
 
+// Rows beyond the step's tokens belong to padding: nobody reads them, but NaN must not spread.
+template <typename S>
+__device__ __forceinline__ void clear_padding(const Args& args, int num_tokens) {
+  const int row_pairs = args.num_kv_heads * args.group * S::kHeadDim / 2;
+  for (int row = num_tokens + blockIdx.x; row < args.num_rows; row += gridDim.x) {
+    auto* out =
+        reinterpret_cast<uint32_t*>(static_cast<uint16_t*>(args.out) + row * args.out_stride);
+    for (int i = threadIdx.x; i < row_pairs; i += S::kThreads) out[i] = 0;
+  }
+}
+
 // One unit's place in the result.
 struct Unit {
   int token;      // row of q and out
@@ -17,6 +29,8 @@ struct Unit {
   int num_heads;  // of the block
   int parts;      // CTAs that share the unit
   int origin;     // the first of them
+  int kv_head;
+  int member;  // -1: the unit is all that the sequence reads; otherwise a prefix unit has the rest
 };
 
 // The slot of a CTA's partial result: a unit that begins in a CTA and one that ends there differ.
@@ -60,6 +74,16 @@ __device__ __forceinline__ void store_output(const Args& args, const Unit& unit,
       args.is_bf16 ? make_uint2(ptx::pack_pair<__nv_bfloat16>(o.x, o.y),
                                 ptx::pack_pair<__nv_bfloat16>(o.z, o.w))
                    : make_uint2(ptx::pack_pair<__half>(o.x, o.y), ptx::pack_pair<__half>(o.z, o.w));
+}
+
+// Where the result of a unit goes: out, or to the join with the shared prefix.
+template <typename S>
+__device__ __forceinline__ void store_unit(const Args& args, const Unit& unit, int head, int quad,
+                                           const Joined& x) {
+  if (unit.member < 0) return store_output<S>(args, unit, head, quad, x);
+  const int row = (unit.member * args.num_kv_heads + unit.kv_head) * args.group + head;
+  reinterpret_cast<float4*>(args.own_o + static_cast<int64_t>(row) * S::kHeadDim)[quad] = x.o;
+  if (quad == 0) args.own_ml[row] = make_float2(x.m, x.l);
 }
 
 // Shared memory of the join of a CTA's warps.
@@ -113,7 +137,7 @@ __device__ __forceinline__ void join_warps(const MergeSpace<S>& space, const Arg
       sum.add(ptx::exp2_approx(ml.x - sum.m), ml.y, reinterpret_cast<const float4*>(row)[quad]);
     }
     if (unit.parts == 1) {
-      store_output<S>(args, unit, head, quad, sum);
+      store_unit<S>(args, unit, head, quad, sum);
     } else {
       part_row<S>(args, slot, head)[quad] = sum.o;
       if (quad == 0) args.part_ml[slot * kHeads + head] = make_float2(sum.m, sum.l);
@@ -149,22 +173,79 @@ __device__ __forceinline__ void join_parts(const Args& args, const Unit& unit) {
       for (int e = 0; e < kBatch; ++e)
         sum.add(k + e < unit.parts ? ptx::exp2_approx(ml[e].x - top) : 0.0f, ml[e].y, x[e]);
     }
-    store_output<S>(args, unit, head, quad, sum);
+    store_unit<S>(args, unit, head, quad, sum);
   }
 }
 
-// True in the CTA that finishes a shared unit last; the counter is back at zero then.
-__device__ __forceinline__ bool arrive_last(const Args& args, const Unit& unit) {
+// Counts one of `parts` arrivals; true for the last, when the counter is back at zero.
+__device__ __forceinline__ bool arrive(unsigned* counter, int parts) {
+  __threadfence();
+  const bool last =
+      atomicInc(counter, static_cast<unsigned>(parts - 1)) == static_cast<unsigned>(parts - 1);
+  __threadfence();
+  return last;
+}
+
+// True in the CTA that arrives last, for all its threads.
+__device__ __forceinline__ bool arrive_last(unsigned* counter, int parts) {
   __shared__ bool last;
   __syncthreads();  // this CTA's partial result is written
-  if (threadIdx.x == 0) {
-    __threadfence();
-    last = atomicInc(args.arrivals + unit.origin, static_cast<unsigned>(unit.parts - 1)) ==
-           static_cast<unsigned>(unit.parts - 1);
-    __threadfence();
-  }
+  if (threadIdx.x == 0) last = arrive(counter, parts);
   __syncthreads();
   return last;
+}
+
+// Where a row of a prefix unit's part stands: the first part in the member's place, for a CTA may
+// hold many whole units; the parts of later CTAs, of which each has one at most, in the CTA's.
+template <typename S>
+__device__ __forceinline__ int prefix_row(const Args& args, int cta, int origin, int row,
+                                          int own_row) {
+  if (cta == origin) return own_row;
+  const int first = kMaxSharers * args.num_kv_heads * args.group;
+  return first + cta * S::kShareRows + row;
+}
+
+// Joins the prefix's parts and the sequence's own for four dims of one head. row: within the block.
+template <typename S>
+__device__ __forceinline__ Joined join_member(const Args& args, int2 unit, int row, int own_row,
+                                              int quad) {
+  Joined sum;
+  const float2 own_ml = __ldcg(args.own_ml + own_row);
+  const float4 own =
+      __ldcg(reinterpret_cast<const float4*>(args.own_o) + own_row * (S::kHeadDim / 4) + quad);
+  for (int k = 0; k < unit.y; ++k) {
+    const int at = prefix_row<S>(args, unit.x + k, unit.x, row, own_row);
+    const float2 ml = __ldcg(args.prefix_ml + at);
+    const float4 x =
+        __ldcg(reinterpret_cast<const float4*>(args.prefix_o) + at * (S::kHeadDim / 4) + quad);
+    const float top = fmaxf(sum.m, ml.x);
+    sum.raise(top);
+    sum.add(ptx::exp2_approx(ml.x - top), ml.y, x);
+  }
+  const float top = fmaxf(sum.m, own_ml.x);
+  sum.raise(top);
+  sum.add(ptx::exp2_approx(own_ml.x - top), own_ml.y, own);
+  return sum;
+}
+
+// A sequence's own part is done: joins the prefix's if that is done, too.
+template <typename S>
+__device__ __forceinline__ void meet_prefix(const Args& args, const Unit& unit,
+                                            const int32_t* share) {
+  const int32_t* member = share + share[kShareMembers] + unit.member * kMemberWords;
+  const int block = member[kMemberBlock];
+  const int first = share[share[kShareBlocks] + block * kBlockWords + kBlockFirstMember];
+  const int2 prefix = reinterpret_cast<const int2*>(
+      share + share[kShareUnits])[block * args.num_kv_heads + unit.kv_head];
+  const int join = unit.member * args.num_kv_heads + unit.kv_head;
+  if (!arrive_last(args.joins + join, prefix.y + 1)) return;
+  constexpr int kQuads = S::kHeadDim / 4;
+  for (int i = threadIdx.x; i < args.group * kQuads; i += S::kThreads) {
+    const int head = i / kQuads;
+    const int row = (unit.member - first) * args.group + head;
+    store_output<S>(args, unit, head, i % kQuads,
+                    join_member<S>(args, prefix, row, join * args.group + head, i % kQuads));
+  }
 }
 
 }  // namespace srt::cuda::decode

@@ -5,23 +5,29 @@
 // sequence by sequence and head block by head block, form one line; CTA c reads the c-th of
 // num_ctas pieces of equal length (within one tile), so every CTA reads the same number of bytes. A
 // unit cut by a piece's end is finished by the last CTA to arrive at it.
+//
+// Where sequences share a prefix and reading it once pays (share.h), the first CTAs follow a line
+// of prefix units instead, and the others a line of what each sequence has for itself.
 #pragma once
 
 #include <cstdint>
 
 namespace srt::cuda {
 
-// Words of a CTA's record in the work section of the step message.
+// Words of a CTA's record in the work section of the step message. A prefix run counts rounds of
+// round_tokens() tokens instead of tiles; its unit is one (row block, KV head).
 enum WorkRecord : int {
-  kWorkSeq = 0,    // the unit that the run begins in: sequence,
-  kWorkBlock,      // head block,
+  kWorkSeq = 0,    // the unit that the run begins in: sequence (prefix run: row block),
+  kWorkBlock,      // head block (prefix run: KV head),
   kWorkTile,       // and tile within the sequence (counted from token 0)
   kWorkNumTiles,   // length of the run; 0: nothing to do
   kWorkRow,        // that sequence's page table row
-  kWorkLen,        // and KV length
+  kWorkLen,        // and KV length (prefix run: rounds of the row block)
   kWorkOrigin,     // the CTA in which the first unit begins (this one, if not an earlier one)
   kWorkParts,      // CTAs that share the first unit (1: this one alone)
   kWorkLastParts,  // CTAs that share the last unit, where it is not also the first
+  kWorkIsPrefix,   // 1: the run is of prefix units
+  kWorkShare,      // the plan's share section (share.h), in words from its records; 0: none
   kWorkWords = 12,
 };
 
@@ -39,6 +45,14 @@ struct DecodePlanShape {
   int min_tiles = 1;     // a CTA that works at all gets at least this many, while there are enough
   int max_parts = 0;     // about so many CTAs share a unit at most; 0: no limit
   int window_left = -1;  // as in Scoring
+  int share_rows = 0;    // query heads of a row block of prefix units; 0: no kernel for them
+  int group = 1;         // query heads of a KV head
+  // What a round costs, per tile of it, in tiles that a sequence reads for itself: the bytes are
+  // the same, the arithmetic is many times theirs (docs/kernels.md).
+  double round_weight = 1.5;
+
+  int round_tokens() const { return tile_tokens * min_tiles; }
+  bool can_share() const { return share_rows > 0 && window_left < 0; }
 };
 
 // The first tile that a sequence of seq_len tokens reads, and how many.
@@ -56,8 +70,9 @@ __host__ __device__
 }
 
 // Writes shape.num_ctas records for the first num_decode sequence records of a step message.
-// O(num_decode + num_ctas); allocates nothing.
+// share: the plan's share section, share_offset words behind the records, its units still to be
+// filled in; null: nothing is shared. O(num_decode + num_ctas + units).
 void plan_decode(const int32_t* seqs, int num_decode, const DecodePlanShape& shape,
-                 int32_t* records);
+                 int32_t* records, int32_t* share = nullptr, int share_offset = 0);
 
 }  // namespace srt::cuda

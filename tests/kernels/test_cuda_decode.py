@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -35,6 +36,8 @@ class Case:
     softcap: float = 0.0
     padding: int = 0
     q_scale: float = 1.0
+    groups: tuple[int, ...] = ()  # by sequence; members share their first prefix_pages pages
+    prefix_pages: tuple[int, ...] = ()
 
     @property
     def scales(self) -> tuple[float, float]:
@@ -71,6 +74,9 @@ def make_inputs(case: Case) -> Inputs:
     k, k64 = make_pool(case, num_pages, case.scales[0])
     v, v64 = make_pool(case, num_pages, case.scales[1])
     unused = torch.ones(num_pages, case.page_size, dtype=torch.bool, device="cuda")
+    firsts = [case.groups.index(g) if g >= 0 else i for i, g in enumerate(case.groups)]
+    shared = zip(firsts, case.prefix_pages, pages, strict=True) if case.groups else ()
+    pages = [torch.cat((pages[f][:n], own[n:])) for f, n, own in shared] or pages
     keys, values = [], []
     for row, own, seq_len in zip(rows, pages, case.lens, strict=True):
         table[row, : len(own)] = own.int()
@@ -89,7 +95,7 @@ def make_inputs(case: Case) -> Inputs:
 
 
 def make_message(rows: Tensor, lens: tuple[int, ...]) -> Tensor:
-    words = torch.zeros(1 << 15, dtype=torch.int32)
+    words = torch.zeros(1 << 16, dtype=torch.int32)
     words[msg.NUM_SEQS] = words[msg.NUM_DECODE] = words[msg.NUM_TOKENS] = len(lens)
     words[msg.OFF_SEQS] = msg.HEADER_WORDS
     words[TOTAL_WORDS] = msg.HEADER_WORDS + 8 * len(lens)
@@ -114,11 +120,15 @@ def attend(case: Case, inputs: Inputs, dtype: torch.dtype) -> Tensor:
     return torch.stack(rows)
 
 
-def launch(case: Case, inputs: Inputs, *, pdl: bool = False) -> Tensor:
+def launch(case: Case, inputs: Inputs, *, pdl: bool = False, share: bool = False) -> Tensor:
     """The kernel's answer, twice the same, in an output that was poisoned."""
     grid = native.DecodeGrid(*case.heads, case.head_dim, case.kv_format)
     message = inputs.message.clone()
-    words = native.plan_decode(message, [(grid, -1), (grid, case.window_left)]) // 4
+    plans = [(grid, -1), (grid, case.window_left)]
+    prefixes = [np.array(x, np.int32) for x in (case.groups, case.prefix_pages) if share]
+    words = native.plan_decode(message, plans, *prefixes, page_size=case.page_size) // 4
+    if share and case.window_left < 0:
+        assert message[message[OFF_WORK] + 10] != 0, "the case was made to share"
     device_message = message[:words].cuda()
     workspace = torch.zeros(grid.workspace_bytes, dtype=torch.uint8, device="cuda")
     outs = []

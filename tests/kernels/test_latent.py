@@ -136,7 +136,7 @@ def make_batch(case: Case, table_rows: Tensor, table: Tensor) -> ForwardBatch:
         return batch
     device = torch.device(case.device)
     planner = DecodePlanner({DecodeKind(case.heads, 1, case.dim, -1)}, case.kv_format, device)
-    message = torch.zeros((1 << 12) + planner.max_words, dtype=torch.int32)
+    message = torch.zeros((1 << 12) + planner.max_words(len(case.lens)), dtype=torch.int32)
     message[msg.NUM_SEQS], message[msg.NUM_DECODE] = len(q_lens), num_decode
     message[msg.NUM_TOKENS], message[msg.OFF_SEQS] = sum(q_lens), msg.HEADER_WORDS
     message[TOTAL_WORDS] = msg.HEADER_WORDS + 8 * len(q_lens)
