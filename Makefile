@@ -1,5 +1,6 @@
 # make serve   install, build, fetch SmolLM2-135M-Instruct and serve it on port 30000
 # make test    lint, C++ unit tests (ASan + UBSan), Python tests; GPU tests too where a GPU is visible
+# make sanitize  kernel tests under compute-sanitizer (memcheck, racecheck); needs a GPU
 # make lint    formatters, linters and type checkers alone
 # make bench   the benchmarks of this machine
 PYTHON ?= python3
@@ -12,7 +13,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 CPP_TESTS := build/cpp-tests
 
-.PHONY: serve test lint bench build pytest ctest format clean
+.PHONY: serve test lint bench build pytest ctest sanitize format clean
 
 serve: build $(MODEL)/config.json
 	$(BIN)/srt-server --model-path $(MODEL) --port $(PORT) $(ARGS)
@@ -46,6 +47,9 @@ ctest: $(VENV)/.installed
 
 pytest: build $(MODEL)/config.json
 	SRT_TEST_MODEL=$(abspath $(MODEL)) $(BIN)/pytest -q
+
+sanitize: build
+	PYTHON=$(abspath $(BIN))/python tests/sanitize.sh
 
 # mypy reads the types of the packages that the build installs.
 lint: build

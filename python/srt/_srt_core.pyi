@@ -39,6 +39,7 @@ class SchedulerConfig:
         max_step_logits: int = 0,
         max_extra_words: int = 1024,
         shared_prefix_pages: int = 0,
+        max_mixed_tokens: int = 0,
         whole_prompts: bool = False,
     ) -> None: ...
     @property
@@ -114,6 +115,8 @@ class StepPlan:
     @property
     def prompt_end_seqs(self) -> NDArray[np.int32]:
         """Their places among the step's sequences."""
+    @property
+    def num_prefix_groups(self) -> int: ...
     @property
     def prefix_groups(self) -> NDArray[np.int32]:
         """[num_decode], or [0] when off: group that shares a prefix, -1: none."""
@@ -440,10 +443,29 @@ class DecodeGrid:
     @property
     def tile_tokens(self) -> int: ...
     @property
+    def round_tokens(self) -> int:
+        """Shared prefixes are read in pieces of so many tokens."""
+
+    @property
+    def share_rows(self) -> int:
+        """Query heads of a KV head that read a shared prefix together; 0: none do."""
+
+    round_weight: float
+    """The planner's price of shared tiles, in tiles of one sequence."""
+
+    @property
     def workspace_bytes(self) -> int: ...
 
 def decode_plan_words(plans: Sequence[tuple[DecodeGrid, int]]) -> int: ...
-def plan_decode(message: Tensor, plans: Sequence[tuple[DecodeGrid, int]]) -> int: ...
+def plan_shares(message: Tensor, plans: Sequence[tuple[DecodeGrid, int]]) -> bool: ...
+def max_decode_plan_words(plans: Sequence[tuple[DecodeGrid, int]], max_decode: int) -> int: ...
+def plan_decode(
+    message: Tensor,
+    plans: Sequence[tuple[DecodeGrid, int]],
+    prefix_groups: NDArray[np.int32] | None = None,
+    prefix_pages: NDArray[np.int32] | None = None,
+    page_size: int = 1,
+) -> int: ...
 def cuda_decode_attention(
     q: Tensor,
     k_cache: Tensor,

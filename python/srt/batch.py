@@ -49,8 +49,11 @@ class ForwardBatch:
         cuda/attention/plan.h. None: no decode kernel, decodes are extends of one token.
     decode_plans: where in the message's work section the plan of a kind of layer stands.
     attn_workspace: scratch for split-KV partial results (CUDA only).
+    device_num_decode: int32 [1]: the number of decodes, where the host does not know it (CUDA
+        graphs of extend steps). num_decode is 0 then.
     extend_plans: the order of the extend attention's work (CUDA), by query heads, KV heads, bytes
-        of a key and its value, and first sequence; the first layer that needs one makes it.
+        of a key and its value, and first sequence (-1: counted on the device); the first layer
+        that needs one makes it.
     """
 
     num_tokens: int
@@ -70,6 +73,7 @@ class ForwardBatch:
     decode_work: Tensor | None = None
     decode_plans: Mapping[DecodeKind, int] = field(default_factory=dict)
     attn_workspace: Tensor | None = None
+    device_num_decode: Tensor | None = None
     extend_plans: dict[tuple[int, int, int, int], Tensor] = field(default_factory=dict)
 
 

@@ -61,9 +61,9 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, tag="call", omit_defaults=
     `explain` (args: seq_ids; payload: by sequence, where its time went, or None where the engine no
     longer knows),
     `update_weights` (args: model_path, load_format or None; waits for what lives, and sequences
-    that come meanwhile wait for it), `start_profile` (args: folder), `stop_profile`, `shutdown`
-    (args: drain; with drain, living sequences run to their end first; without, they are aborted;
-    then exit 0).
+    that come meanwhile wait for it), `start_profile` (args: folder, with_host), `stop_profile`,
+    `shutdown` (args: drain; with drain, living sequences run to their end first; without, they
+    are aborted; then exit 0).
     """
 
     call_id: int

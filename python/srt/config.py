@@ -127,6 +127,11 @@ class Settings:
     page_size: int = _memory("tokens in one KV page", 16, low=1, high=256)
     chunked_prefill_size: int = _memory("prompt tokens in one step; 0 or less: whole prompts", 8192)
     max_prefill_tokens: int = _memory("prompt tokens that one step may admit", 16384, low=1)
+    max_mixed_tokens: int = _memory(
+        "prompt tokens of a step that also decodes, while few prompts wait; 0: no such bound",
+        0,
+        low=0,
+    )
     schedule_policy: str = _memory(
         "order of the waiting queue", "lpm", choices=("lpm", "random", "fcfs", "dfs-weight")
     )
@@ -206,6 +211,9 @@ class Settings:
     )
     torch_compile_max_bs: int = _run(
         "largest decode batch that is compiled", 32, low=1, names=("--max-torch-compile-bs",)
+    )
+    disable_cascade_attn: bool = _run(
+        "let every sequence read its own KV, also where decodes share a prefix", False
     )
     watchdog_timeout: float = _run(
         "seconds without a step after which the engine counts as hung", 300.0, low=1

@@ -10,6 +10,8 @@ TOKENS_PER_ROW = 128  # a default max_running leaves each sequence at least so m
 
 # (first size of the range, spacing): waste by padding stays below an eighth, sizes stay few.
 SPACINGS = ((8, 8), (256, 16), (512, 32), (1024, 64), (2048, 128))
+# Tokens of a captured extend step without its padding: a step wastes at most a third of them.
+EXTEND_BUCKET_TOKENS = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 
 
 def graph_sizes(max_bs: int) -> list[int]:

@@ -169,9 +169,13 @@ class Engine:
         """
         self._client.call("update_weights", None, model_path=model_path, load_format=load_format)
 
-    def start_profile(self, folder: str) -> None:
-        """Records a torch profile; `stop_profile` writes a trace per rank into `folder`."""
-        self._client.call("start_profile", folder=folder)
+    def start_profile(self, folder: str, *, with_host: bool = True) -> None:
+        """Records a torch profile; `stop_profile` writes a trace per rank into `folder`.
+
+        Args:
+            with_host: record the host's operators too, which slows it down.
+        """
+        self._client.call("start_profile", folder=folder, with_host=with_host)
 
     def stop_profile(self) -> None:
         """Ends the recording."""

@@ -17,6 +17,7 @@ from srt.engine_sizes import (
     CUDA_GRAPH_BYTES,
     CUDA_SLACK_BYTES,
     DEFAULT_MAX_RUNNING,
+    EXTEND_BUCKET_TOKENS,
     PAGE_TABLE_CAP_BYTES,
     TOKENS_PER_ROW,
     graph_sizes,
@@ -152,7 +153,8 @@ def step_bytes(
     if choice.fp8:
         activations += widened_values(config) // choice.tp_size * itemsize
     graphs = max_running * per_token + gathered * logits
-    return activations, graphs + len(graph_sizes(max_running)) * CUDA_GRAPH_BYTES
+    num_graphs = len(graph_sizes(max_running)) + len(EXTEND_BUCKET_TOKENS)
+    return activations, graphs + num_graphs * CUDA_GRAPH_BYTES
 
 
 def problem(config: ModelConfig, budget: Budget, choice: Choice) -> str:

@@ -31,7 +31,18 @@ SHAPES: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 2048,
         "tie_word_embeddings": True,
     },
-    "tiny128": {"hidden_size": 512, "num_attention_heads": 4, "num_key_value_heads": 1},
+    "tiny128": {
+        "hidden_size": 512,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 2048,
+    },
+    "wide": {
+        "hidden_size": 1024,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 2048,
+    },
 }
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -114,12 +125,54 @@ def test_greedy_tokens_are_the_models(checkpoint: Path, judge: Judge, variant: s
         assert state["num_retracted"] > 0
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"disable_cuda_graph": True},
+        {"kv_cache_dtype": "fp8_e4m3"},
+        {"disable_cascade_attn": True},
+        {"disable_overlap_schedule": True, "page_size": 1},
+    ],
+    ids=["default", "no_graph", "fp8", "apart", "no_overlap"],
+)
+def test_a_long_shared_prefix_gives_the_models_tokens(
+    checkpoint: Path, judge: Judge, settings: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
+    """Read once where that pays: with the eight KV heads of `wide`."""
+    rng = random.Random(1)
+    shared = [rng.randrange(3, 300) for _ in range(1920)]
+    prompts = [shared + [rng.randrange(3, 300) for _ in range(1 + 4 * i)] for i in range(16)]
+    params = {"temperature": 0, "max_new_tokens": 24, "ignore_eos": True}
+    with Engine(
+        model_path=str(checkpoint),
+        skip_tokenizer_init=True,
+        max_running_requests=16,
+        mem_fraction_static=0.2,
+        random_seed=0,
+        **settings,
+    ) as engine:
+        results = engine.generate(input_ids=prompts, sampling_params=params)
+        state = engine.state()[0]
+    slack = 4.0 if settings.get("kv_cache_dtype") else 1.0  # fp8 keys err more than bf16 explains
+    for prompt, result in zip(prompts, results, strict=True):
+        gap, allowed = judge.worst_gap(prompt, result["token_ids"])
+        assert gap <= slack * allowed
+    is_wide = request.node.callspec.params["checkpoint"] == "wide"
+    may_share = is_wide and "kv_cache_dtype" not in settings
+    shares = may_share and "disable_cascade_attn" not in settings
+    assert (state["num_shared_prefix_steps"] > 10) == shares
+
+
 def test_fp8_kv_stays_near(checkpoint: Path) -> None:
-    """Logprobs under an fp8 cache stay within what three or two mantissa bits explain."""
+    """Logprobs under an fp8 cache stay within what three or two mantissa bits explain.
+
+    The bounds are shares of their spread: about 1.4 times what the CPU's reference shows.
+    """
     prompts = make_prompts(8)
     params = {"temperature": 0, "max_new_tokens": 1}
     rows = {}
-    for kind, bound in (("auto", 0.0), ("fp8_e4m3", 0.5), ("fp8_e5m2", 1.0)):
+    for kind, bound in (("auto", 0.0), ("fp8_e4m3", 0.3), ("fp8_e5m2", 0.5)):
         with Engine(
             model_path=str(checkpoint),
             skip_tokenizer_init=True,
@@ -138,5 +191,5 @@ def test_fp8_kv_stays_near(checkpoint: Path) -> None:
                 if e[0] is not None
             ]
         )
-        error = (rows[kind] - rows["auto"]).abs().mean().item()
+        error = ((rows[kind] - rows["auto"]).abs().mean() / rows["auto"].std()).item()
         assert error <= bound

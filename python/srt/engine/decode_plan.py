@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from srt.batch import DecodeKind
 from srt.core import native
+from srt.engine.step import SharedPrefixes
 from srt.layers.attention import Attention, LatentAttention
 
 log = logging.getLogger(__name__)
-
-ALIGN_WORDS = 4  # the work section starts 16-byte aligned
 
 
 def decode_kinds(model: nn.Module) -> set[DecodeKind]:
@@ -61,14 +60,26 @@ class DecodePlanner:
             grid = native.DecodeGrid(kind.num_heads, kind.num_kv_heads, kind.head_dim, kv_format)
             self._plans.append((grid, kind.window_left))
             workspace_bytes = max(workspace_bytes, grid.workspace_bytes)
+        self.num_shared_steps = 0
         self.offsets: Mapping[DecodeKind, int] = offsets
         self.workspace = torch.zeros(workspace_bytes, dtype=torch.uint8, device=device)
 
     @property
-    def max_words(self) -> int:
-        """The most words that a message grows by."""
-        return native.decode_plan_words(self._plans) + ALIGN_WORDS
+    def round_tokens(self) -> int:
+        """The shortest prefix that can be read once for several sequences; 0: none can."""
+        return min((g.round_tokens for g, w in self._plans if w < 0 and g.share_rows), default=0)
 
-    def plan(self, message: Tensor) -> int:
+    def max_words(self, max_running: int) -> int:
+        """The most words that a message of so many decodes grows by."""
+        return native.max_decode_plan_words(self._plans, max_running)
+
+    def plan(
+        self, message: Tensor, prefixes: SharedPrefixes | None = None, page_size: int = 1
+    ) -> int:
         """Plans the decodes of a host message; returns how many bytes the device needs."""
-        return native.plan_decode(message, self._plans)
+        if prefixes is None:
+            return native.plan_decode(message, self._plans)
+        groups, pages = prefixes
+        num_bytes = native.plan_decode(message, self._plans, groups, pages, page_size)
+        self.num_shared_steps += native.plan_shares(message, self._plans)
+        return num_bytes

@@ -349,7 +349,8 @@ class Engine:
             return None
         if call.method == "start_profile":
             folder = msgspec.msgpack.decode(call.args.get("folder", b"\xa0"), type=str)
-            return self._profile.start(folder)
+            with_host = msgspec.msgpack.decode(call.args.get("with_host", b"\xc3"), type=bool)
+            return self._profile.start(folder, with_host=with_host)
         if call.method == "stop_profile":
             return self._profile.stop()
         if call.method == "update_weights":
@@ -367,6 +368,7 @@ class Engine:
             "page_size": limits.page_size,
             "num_living": len(self._living),
             "num_steps_in_flight": len(self._plans),
+            "num_shared_prefix_steps": self.worker.num_shared_prefix_steps,
             "cuda_graph_sizes": self.worker.graphs.sizes if self.worker.graphs else [],
         }
 

@@ -12,8 +12,10 @@ import bisect
 import gc
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,20 +36,62 @@ class StepOutput:
     pooled: Tensor | None = None
 
 
+class GraphPool:
+    """Captures steps into CUDA graphs that share one memory pool: only one may run at a time.
+
+    Args:
+        stream: the stream on which the engine works.
+    """
+
+    def __init__(self, stream: torch.cuda.Stream) -> None:
+        self._stream = stream
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def capture(self, run: Callable[[], StepOutput]) -> CapturedStep:
+        """Runs a step, so that libraries pick their kernels and load them, and captures it.
+
+        `run` only launches, and allocates from torch alone. The device message must be valid.
+        """
+        run()
+        self._stream.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.stream(self._stream):
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
+                output = run()
+            finally:
+                graph.capture_end()
+        assert output.tokens is not None
+        assert output.logits is not None
+        # The logits' block goes back to the pool, where smaller graphs reuse it; replays write it
+        # all the same, and nobody reads it later than the next replay.
+        return CapturedStep(graph, StepOutput(output.tokens, borrowed(output.logits)))
+
+
+@dataclass(frozen=True, slots=True)
+class CapturedStep:
+    """A graph, and where its output stands after each replay."""
+
+    graph: torch.cuda.CUDAGraph
+    output: StepOutput
+
+    def replay(self) -> StepOutput:
+        """Launches the graph; the output is valid until the next replay of any."""
+        self.graph.replay()
+        return self.output
+
+
 class DecodeGraphs:
     """Captured decode steps by padded batch size.
 
     Args:
-        run: the decode step at a padded batch size; only launches, allocates from torch alone.
-        stream: the stream on which the engine works.
+        run: the decode step at a padded batch size.
     """
 
-    def __init__(self, run: Callable[[int], StepOutput], stream: torch.cuda.Stream) -> None:
+    def __init__(self, run: Callable[[int], StepOutput], pool: GraphPool) -> None:
         self._run = run
-        self._stream = stream
-        self._pool = torch.cuda.graph_pool_handle()
-        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
-        self._outputs: dict[int, StepOutput] = {}
+        self._pool = pool
+        self._steps: dict[int, CapturedStep] = {}
         self._sizes: list[int] = []
 
     @property
@@ -56,21 +100,12 @@ class DecodeGraphs:
         return self._sizes
 
     def capture(self, sizes: list[int]) -> float:
-        """Captures all `sizes`, largest first; returns seconds. The device message must be valid.
-
-        Each size runs once before, so that libraries pick their kernels and load them.
-        """
+        """Captures all `sizes`, largest first; returns seconds. The message must be valid."""
         begin = time.perf_counter()
-        gc.collect()
-        gc.disable()  # a collection inside a capture could free device memory
-        try:
+        with no_collection():
             for size in sorted(sizes, reverse=True):
-                self._run(size)
-                self._stream.synchronize()
-                self._capture_one(size)
-        finally:
-            gc.enable()
-        self._sizes = sorted(self._graphs)
+                self._steps[size] = self._pool.capture(partial(self._run, size))
+        self._sizes = sorted(self._steps)
         return time.perf_counter() - begin
 
     def padded(self, num_seqs: int) -> int | None:
@@ -80,23 +115,18 @@ class DecodeGraphs:
 
     def replay(self, size: int) -> StepOutput:
         """Launches the graph of `size`; its output is valid until the next replay."""
-        self._graphs[size].replay()
-        return self._outputs[size]
+        return self._steps[size].replay()
 
-    def _capture_one(self, size: int) -> None:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.stream(self._stream):
-            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
-            try:
-                output = self._run(size)
-            finally:
-                graph.capture_end()
-        assert output.tokens is not None
-        assert output.logits is not None
-        # The logits' block goes back to the pool, where smaller graphs reuse it; replays write it
-        # all the same, and nobody reads it later than the next replay.
-        self._outputs[size] = StepOutput(output.tokens, borrowed(output.logits))
-        self._graphs[size] = graph
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Keeps the garbage collector out: a collection inside a capture could free device memory."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 class _CudaArray:

@@ -42,7 +42,11 @@ class KvFormat:
 
 @dataclass(frozen=True, slots=True)
 class StepMemory:
-    """Bytes that steps need beside weights and pool. graph_bytes: what graph capture keeps."""
+    """Bytes that steps need beside weights and pool.
+
+    activation_bytes: held by torch's allocator since the trial steps, and no longer free.
+    graph_bytes: what graph capture will keep.
+    """
 
     activation_bytes: int
     graph_bytes: int
@@ -113,12 +117,12 @@ def pool_budget_bytes(
         total = int(psutil.virtual_memory().total)
         allowed = int(total * settings.mem_fraction_static) - (total - free)
         return allowed // num_local_ranks
-    budget = free - steps.activation_bytes - steps.graph_bytes - CUDA_SLACK_BYTES
+    budget = free - steps.graph_bytes - CUDA_SLACK_BYTES
     if settings.mem_fraction_static is None:
         return budget
     total = int(torch.cuda.get_device_properties(device).total_memory)
-    allowed = int(total * settings.mem_fraction_static) - (total - free)
-    return min(budget, allowed)
+    used = total - free - steps.activation_bytes
+    return min(budget, int(total * settings.mem_fraction_static) - used)
 
 
 def num_pool_pages(

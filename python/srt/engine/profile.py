@@ -18,16 +18,20 @@ class Profile:
         self._recording: profile | None = None
         self._file = Path()
 
-    def start(self, folder: str) -> str:
-        """Starts recording; the trace will be `folder/rank<r>.json`. Raises OSError."""
+    def start(self, folder: str, *, with_host: bool = True) -> str:
+        """Starts recording; the trace will be `folder/rank<r>.json`. Raises OSError.
+
+        Args:
+            with_host: record the host's operators too, which slows it down. On the CPU: always.
+        """
         if self._recording is not None:
             raise OSError("a profile is being recorded already")
         target = Path(folder or ".").expanduser()
         target.mkdir(parents=True, exist_ok=True)
         self._file = target / f"rank{self._tp_rank}.json"
-        activities = [ProfilerActivity.CPU]
-        if self._worker.is_cuda:
-            activities.append(ProfilerActivity.CUDA)
+        activities = [ProfilerActivity.CUDA] if self._worker.is_cuda else []
+        if with_host or not activities:
+            activities.append(ProfilerActivity.CPU)
         self._recording = profile(activities=activities)
         self._worker.call(self._recording.start)
         return str(self._file)

@@ -19,6 +19,7 @@ from srt.engine.compile import CompiledDecode, check_compiles
 from srt.engine.cpu_tape import DecodeTapes
 from srt.engine.decode_plan import DecodePlanner, decode_kinds
 from srt.engine.embedder import embedding_info, embedding_rows, fit_to_model
+from srt.engine.extend_graph import Bucket, extend_buckets
 from srt.engine.memory import (
     GIB,
     KvFormat,
@@ -36,12 +37,14 @@ from srt.engine.worker import DeviceState, Limits, Worker
 from srt.engine_sizes import (
     CUDA_GRAPH_BYTES,
     DEFAULT_MAX_RUNNING,
+    EXTEND_BUCKET_TOKENS,
     PAGE_TABLE_CAP_BYTES,
     TOKENS_PER_ROW,
     graph_sizes,
 )
 from srt.families import load_model_config
 from srt.hub import HubOptions, resolve_model
+from srt.layers.attention import LatentAttention
 from srt.model_config import ModelConfig, resolve_dtype
 from srt.models.decoder import Decoder
 from srt.models.registry import build_model
@@ -136,12 +139,18 @@ def start_rank(
     num_pages = num_pool_pages(settings, budget, bytes_per_page, tp)
     limits = cap_running(settings, limits, num_pages)
     sizes = _graph_sizes(settings, model.config, limits, device)
+    extends = _extend_buckets(model, limits, tp) if sizes else []
     with report.phase("allocate the KV pool"):
         scales = model.kv_scale_pairs() if fmt.name == "fp8_e4m3" else None
         kv = allocate_pool(model.kv_spec, num_pages, limits.page_size, fmt, device, scales)
         state = DeviceState.allocate(limits, kv, device)
-    whole_prompts = not model.config.causal
-    scheduler_sizes = scheduler_config(settings, limits, num_pages, whole_prompts=whole_prompts)
+    scheduler_sizes = scheduler_config(
+        settings,
+        limits,
+        num_pages,
+        whole_prompts=not model.config.causal,
+        shared_prefix_pages=_shared_prefix_pages(settings, limits, planner),
+    )
     scheduler = native.Scheduler(scheduler_sizes)
     embedding = embedding_info(model.config)
     pooler = None if embedding.refusal else Pooler(model, limits.max_running, device)
@@ -153,7 +162,9 @@ def start_rank(
         worker.compiled = CompiledDecode(model, settings.torch_compile_max_bs)
     if sizes:
         with report.phase(f"capture {len(sizes)} CUDA graphs, batch 1 to {sizes[-1]}"):
-            worker.capture(sizes)
+            worker.capture(sizes, extends)
+        largest = max((b.num_tokens for b in worker.extend_buckets), default=0)
+        report.add("extend steps as CUDA graphs", f"up to {largest} tokens" if largest else "none")
     if worker.compiled is not None:
         done = worker.compiled
         report.add(f"of that, compile {len(done.sizes)} batch sizes", f"{done.seconds:.2f} s")
@@ -218,7 +229,12 @@ def cap_running(settings: Settings, limits: Limits, num_pages: int) -> Limits:
 
 
 def scheduler_config(
-    settings: Settings, limits: Limits, num_pages: int, *, whole_prompts: bool = False
+    settings: Settings,
+    limits: Limits,
+    num_pages: int,
+    *,
+    whole_prompts: bool = False,
+    shared_prefix_pages: int = 0,
 ) -> native.SchedulerConfig:
     """The scheduler's settings."""
     start, floor = settings.start_new_token_ratio, settings.min_new_token_ratio
@@ -239,6 +255,8 @@ def scheduler_config(
         random_seed=settings.random_seed or 0,
         self_check=settings.self_check,
         whole_prompts=whole_prompts,
+        shared_prefix_pages=shared_prefix_pages,
+        max_mixed_tokens=0 if whole_prompts else settings.max_mixed_tokens,
     )
 
 
@@ -252,20 +270,21 @@ def measure_steps(
 ) -> StepMemory:
     """Runs the largest steps over a scratch pool and takes the peaks (CPU: nothing is measured).
 
-    The state that outlives steps (buffers, page table) is counted with the activations. A few
-    common prompt lengths run too, so that the first requests find their kernels loaded.
+    The largest step runs first, and torch's allocator keeps what it took: every later step finds
+    its tensors' room there, whatever its sizes, as theirs are no larger. The state that outlives
+    steps (buffers, page table) is counted with the activations. A few common prompt lengths run
+    too, so that the first requests find their kernels loaded.
     """
     if device.type == "cpu":
         return StepMemory(0, 0)
-    before = torch.cuda.memory_allocated(device)
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved(device)
     kv = allocate_pool(model.kv_spec, 2, limits.page_size, fmt, device)
     state = DeviceState.allocate(limits, kv, device)
     num_seqs, num_tokens = limits.max_running, limits.max_step_tokens
     worker = Worker(model, state, limits, profile_words(num_seqs, num_tokens), planner)
-    torch.cuda.reset_peak_memory_stats(device)
     worker.launch(write_profile_message(worker.message.numpy(), num_seqs, num_tokens))
     worker.result()
-    activations = torch.cuda.max_memory_allocated(device) - before
     graphs = 0
     if sizes:
         between = torch.cuda.memory_allocated(device)
@@ -273,13 +292,13 @@ def measure_steps(
         shape = write_profile_message(worker.message.numpy(), sizes[-1], sizes[-1], decode=True)
         worker.launch(shape)
         worker.result()
-        graphs = torch.cuda.max_memory_allocated(device) - between + len(sizes) * CUDA_GRAPH_BYTES
+        graphs = torch.cuda.max_memory_allocated(device) - between
+        graphs += (len(sizes) + len(EXTEND_BUCKET_TOKENS)) * CUDA_GRAPH_BYTES
     warm_up_prompts(worker)
     worker.close()
     del worker, state, kv
     gc.collect()
-    torch.cuda.empty_cache()
-    return StepMemory(activations, graphs)
+    return StepMemory(torch.cuda.memory_reserved(device) - before, graphs)
 
 
 def warm_up_prompts(worker: Worker) -> None:
@@ -343,6 +362,20 @@ def make_planner(
         return None
     kinds = decode_kinds(model)
     return DecodePlanner(kinds, kv_format, device) if kinds else None
+
+
+def _extend_buckets(model: Decoder, limits: Limits, tp: TensorParallel) -> list[Bucket]:
+    """Extend steps to capture: none where ranks might not agree which, or decodes need the host."""
+    if tp.size > 1 or any(isinstance(m, LatentAttention) for m in model.modules()):
+        return []
+    return extend_buckets(limits.max_step_tokens, limits.max_running)
+
+
+def _shared_prefix_pages(settings: Settings, limits: Limits, planner: DecodePlanner | None) -> int:
+    """From how many pages on decodes may share a prefix; 0: they never do."""
+    if planner is None or settings.disable_cascade_attn:
+        return 0
+    return -(-planner.round_tokens // limits.page_size)
 
 
 def _graph_sizes(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,13 @@ ANY_FLAGS = -1
 Words = NDArray[np.int32]
 
 
+class SharedPrefixes(NamedTuple):
+    """By decode, int32: its group (-1: none), and how many pages the group's members share."""
+
+    groups: Words
+    pages: Words
+
+
 @dataclass(frozen=True, slots=True)
 class StepShape:
     """Host-side figures of one planned step.
@@ -27,6 +35,7 @@ class StepShape:
     max_q_len, max_seq_len: over the step's sequences.  top_k: how many alternatives every
     sample and prompt row of this step brings (0: none).
     num_prompt_ends: sequences that sample nothing and whose prompt ends.
+    prefixes: which decodes share pages.
     """
 
     num_seqs: int
@@ -40,6 +49,7 @@ class StepShape:
     max_seq_len: int
     top_k: int = 0
     num_prompt_ends: int = 0
+    prefixes: SharedPrefixes | None = field(default=None, compare=False)
 
     @classmethod
     def of(cls, plan: native.StepPlan) -> StepShape:
@@ -56,6 +66,9 @@ class StepShape:
             max_seq_len=plan.max_seq_len,
             top_k=plan.max_top_logprobs,
             num_prompt_ends=len(plan.prompt_end_seqs),
+            prefixes=SharedPrefixes(plan.prefix_groups, plan.prefix_pages)
+            if plan.num_prefix_groups
+            else None,
         )
 
     @property

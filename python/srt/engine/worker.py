@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,14 +18,16 @@ from srt.batch import ForwardBatch, KvPool, StepBuffers
 from srt.engine.compile import CompiledDecode, decode_logits
 from srt.engine.cpu_tape import DecodeTapes
 from srt.engine.decode_plan import DecodePlanner
+from srt.engine.extend_graph import Bucket, ExtendGraphs
 from srt.engine.grammar import Masks, mask_words
-from srt.engine.graph import DecodeGraphs, StepOutput
+from srt.engine.graph import DecodeGraphs, GraphPool, StepOutput
 from srt.engine.logprobs import StepLogprobs, compute_logprobs
 from srt.engine.pooling import Pooler
 from srt.engine.step import ANY_FLAGS, TOTAL_WORDS, StepShape
 from srt.models.decoder import Decoder
 from srt.ops import message as msg
 
+NUM_DECODE_WORD = slice(msg.NUM_DECODE, msg.NUM_DECODE + 1)
 NUM_IN_FLIGHT = 2  # steps: arenas, masks and result buffers come in as many copies
 FillMasks = Callable[[Masks], int]  # writes rows of the bitmask; returns how many
 GetMasks = Callable[[], Tensor]  # the step's bitmask on the device, when it must be there
@@ -117,7 +119,7 @@ class Worker:
         self._device = state.page_table.device
         pinned = self._device.type == "cuda"
         if planner is not None:
-            message_words += planner.max_words
+            message_words += planner.max_words(limits.max_running)
         self._messages = [
             torch.zeros(message_words, dtype=torch.int32, pin_memory=pinned)
             for _ in range(NUM_IN_FLIGHT)
@@ -138,6 +140,7 @@ class Worker:
         self._device_masks = torch.zeros_like(self._masks[0], device=self._device)
         self._turn = 0
         self.graphs: DecodeGraphs | None = None
+        self.extend_graphs: ExtendGraphs | None = None
         self.tapes: DecodeTapes | None = None
         self.compiled: CompiledDecode | None = None
         # A replayed graph reads the message at a fixed address; the CPU reads the host's arena.
@@ -193,6 +196,16 @@ class Worker:
         return oldest
 
     @property
+    def num_shared_prefix_steps(self) -> int:
+        """Steps so far whose decodes read shared prefixes once."""
+        return self._planner.num_shared_steps if self._planner is not None else 0
+
+    @property
+    def extend_buckets(self) -> list[Bucket]:
+        """The sizes of captured extend steps."""
+        return self.extend_graphs.buckets if self.extend_graphs is not None else []
+
+    @property
     def is_cuda(self) -> bool:
         """Whether steps run on a GPU."""
         return self._thread is None
@@ -233,7 +246,7 @@ class Worker:
 
         host, num_bytes = self._messages[turn], shape.num_bytes
         if self._planner is not None:
-            num_bytes = self._planner.plan(host)
+            num_bytes = self._planner.plan(host, shape.prefixes, self.limits.page_size)
         words = num_bytes // 4
         self._message[:words].copy_(host[:words], non_blocking=True)
         output, logprobs = self._run(shape, masks if fill_masks is not None else None)
@@ -246,10 +259,9 @@ class Worker:
         self, shape: StepShape, masks: GetMasks | None
     ) -> tuple[StepOutput, StepLogprobs | None]:
         """The step whose message lies on the device: a graph if one fits, else launch by launch."""
-        size = self.graphs.padded(shape.num_seqs) if self.graphs and shape.is_decode else None
-        if self.graphs is None or size is None:
+        output = self._replay(shape)
+        if output is None:
             return self._run_eager(shape, masks)
-        output = self.graphs.replay(size)
         if masks is not None:
             output = self._sample_again(shape, output, masks)
         if not shape.flags & msg.FLAG_LOGPROBS:
@@ -258,6 +270,18 @@ class Worker:
         assert output.logits is not None
         logits, tokens = output.logits[: shape.num_samples], output.tokens[: shape.num_samples]
         return output, compute_logprobs(self.model, shape, self.state.buffers, logits, tokens, None)
+
+    def _replay(self, shape: StepShape) -> StepOutput | None:
+        """Replays the graph that fits the step; None: there is none."""
+        if shape.is_decode:
+            size = self.graphs.padded(shape.num_seqs) if self.graphs else None
+            return self.graphs.replay(size) if self.graphs and size is not None else None
+        if self.extend_graphs is None or shape.num_logits != shape.num_samples:
+            return None
+        if self._pooler is not None and (shape.num_prompt_ends or self._pooler.needs_all_steps):
+            return None
+        bucket = self.extend_graphs.find(shape.num_seqs, shape.num_tokens)
+        return None if bucket is None else self.extend_graphs.replay(bucket)
 
     def _sample_again(self, shape: StepShape, output: StepOutput, masks: GetMasks) -> StepOutput:
         """After a graph, which cannot wait for masks: draws all rows anew, now with their masks.
@@ -327,20 +351,40 @@ class Worker:
             logits = decode_logits(self.model, batch)
         return StepOutput(self._sample(logits, ANY_FLAGS, None), logits)
 
+    def run_extend(self, bucket: Bucket) -> StepOutput:
+        """A step padded to `bucket`, whose decodes are counted on the device. Only launches."""
+        self._prepare(bucket.num_seqs, bucket.num_tokens)
+        shape = StepShape(
+            num_seqs=bucket.num_seqs,
+            num_decode=0,
+            num_tokens=bucket.num_tokens,
+            num_samples=bucket.num_seqs,
+            num_logits=bucket.num_seqs,
+            num_bytes=0,
+            flags=ANY_FLAGS,
+            max_q_len=bucket.num_tokens,
+            max_seq_len=self.limits.max_seq_len,
+        )
+        batch = replace(self._batch(shape), device_num_decode=self._message[NUM_DECODE_WORD])
+        rows = self.model(batch).index_select(0, batch.logit_idx)
+        logits = self.model.compute_logits(rows)
+        return StepOutput(self._sample(logits, ANY_FLAGS, None), logits)
+
     def write_empty_message(self) -> None:
         """Puts a step of no sequences on the device: in a padded step every row is padding."""
         self._message.zero_()
         self._message[msg.OFF_SEQS : TOTAL_WORDS + 1] = msg.HEADER_WORDS
 
     @torch.inference_mode()
-    def capture(self, sizes: list[int]) -> float:
-        """Captures decode graphs; returns seconds. The page table must still be zero."""
+    def capture(self, sizes: list[int], buckets: list[Bucket]) -> None:
+        """Captures decode graphs, then extend graphs. The page table must still be zero."""
         self.write_empty_message()
-        self.graphs = None
-        graphs = DecodeGraphs(self.run_decode, torch.cuda.current_stream(self._device))
-        seconds = graphs.capture(sizes)
-        self.graphs = graphs
-        return seconds
+        pool = GraphPool(torch.cuda.current_stream(self._device))
+        graphs = DecodeGraphs(self.run_decode, pool)
+        graphs.capture(sizes)
+        extends = ExtendGraphs(self.run_extend, pool)
+        extends.capture(buckets)
+        self.graphs, self.extend_graphs = graphs, extends
 
     def _prepare(self, padded_seqs: int, padded_tokens: int) -> None:
         state = self.state

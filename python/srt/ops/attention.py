@@ -70,7 +70,9 @@ def paged_attention(  # noqa: PLR0913
         return out
     kind = DecodeKind(q.shape[1], k_cache.shape[1], q.shape[2], window_left)
     first_extend = 0
-    if batch.num_decode > 0 and kind in batch.decode_plans and k_cache.shape == v_cache.shape:
+    may_decode = batch.num_decode > 0 or batch.device_num_decode is not None
+    takes_decodes = kind in batch.decode_plans and k_cache.shape == v_cache.shape
+    if may_decode and takes_decodes:
         first_extend = batch.num_decode
         decode(
             q,
@@ -87,6 +89,7 @@ def paged_attention(  # noqa: PLR0913
         )
     if first_extend == batch.num_seqs:
         return out
+    counted = batch.device_num_decode if takes_decodes else None
     extend(
         q,
         k_cache,
@@ -94,6 +97,7 @@ def paged_attention(  # noqa: PLR0913
         batch,
         out,
         first_seq=first_extend,
+        num_decode=counted,
         scale=scale,
         window_left=window_left,
         softcap=softcap,
@@ -152,6 +156,7 @@ def extend(  # noqa: PLR0913
     out: Tensor,
     *,
     first_seq: int,
+    num_decode: Tensor | None,
     scale: float,
     window_left: int,
     softcap: float,
@@ -160,7 +165,10 @@ def extend(  # noqa: PLR0913
     k_scale: float,
     v_scale: float,
 ) -> None:
-    """Sequences [first_seq, num_seqs) on CUDA; the others' rows of `out` stay as they are."""
+    """Sequences [first_seq, num_seqs) on CUDA; the others' rows of `out` stay as they are.
+
+    num_decode: int32 [1] on the device, in place of first_seq.
+    """
     key_bytes = (k_cache.shape[3] + v_cache.shape[3]) * k_cache.element_size()
     native.cuda_extend_attention(
         q,
@@ -168,7 +176,7 @@ def extend(  # noqa: PLR0913
         v_cache,
         batch.page_table,
         batch.num_seqs,
-        extend_plan(batch, (q.shape[1], k_cache.shape[1]), key_bytes, first_seq),
+        extend_plan(batch, (q.shape[1], k_cache.shape[1]), key_bytes, first_seq, num_decode),
         out,
         scale=scale,
         softcap=softcap,

@@ -383,15 +383,20 @@ def latent_attention(
 
 
 def extend_plan(
-    batch: ForwardBatch, heads: tuple[int, int], key_bytes: int, first_seq: int
+    batch: ForwardBatch,
+    heads: tuple[int, int],
+    key_bytes: int,
+    first_seq: int,
+    num_decode: Tensor | None = None,
 ) -> Tensor:
     """The step's work in its order: made on the device by the first layer, read by all alike.
 
     Args:
         heads: query heads and KV heads.
         key_bytes: of one key and its value, of one head.
+        num_decode: int32 [1] on the device, in place of first_seq.
     """
-    kind = (*heads, key_bytes, first_seq)
+    kind = (*heads, key_bytes, first_seq if num_decode is None else -1)
     plan = batch.extend_plans.get(kind)
     if plan is None:
         words = native.cuda_extend_plan_words(batch.num_tokens, batch.num_seqs, *heads)
@@ -406,6 +411,7 @@ def extend_plan(
             num_q_heads=heads[0],
             num_kv_heads=heads[1],
             key_bytes=key_bytes,
+            num_decode=num_decode,
             stream=torch.cuda.current_stream(plan.device).cuda_stream,
         )
         batch.extend_plans[kind] = plan

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Runs a reduced set of kernel tests under compute-sanitizer: memcheck, then racecheck (shared memory).
+# PYTHON names the interpreter. Needs a GPU; a few minutes. Exits with 1 at the first hazard or error.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export PYTORCH_NO_CUDA_MEMORY_CACHING=1 # every tensor is an allocation of its own: bounds are seen
+export CUDA_LAUNCH_BLOCKING=1
+
+select="(cuda_cascade and (fp8 or page_sizes or small_groups))
+  or (cuda_decode and (softcap or batches or (page_sizes and 64)))
+  or (cuda_extend and (bits or decodes or switches))
+  or (cuda_sample and (every_number or masked_whole))
+  or (cuda_fused and (heads_in_place or rotary_norms or prepare_step or embedding))"
+for tool in memcheck racecheck; do
+  compute-sanitizer --tool "$tool" --error-exitcode 1 --target-processes all --kernel-name kns=srt \
+    "${PYTHON:-python3}" -m pytest -q -p no:cacheprovider --maxfail 1 -m gpu \
+    -k "$(tr '\n' ' ' <<<"${SANITIZE_SELECT:-$select}")" tests/kernels
+done
