@@ -29,6 +29,17 @@ S1_CASES = {
 }
 
 
+def s2_requests(n: int) -> tuple[list[list[int]], list[int]]:
+    """The n prompts of S2, and how many tokens each wants."""
+    rng = random.Random(0)
+    prompts, outs = [], []
+    for _ in range(n):
+        n_in, n_out = rng.randint(100, 1024), rng.randint(100, 1024)
+        prompts.append([rng.randint(10, 120000) for _ in range(n_in)])
+        outs.append(n_out)
+    return prompts, outs
+
+
 @dataclass(frozen=True, slots=True)
 class Bench:
     """One engine under test and the roofline of its model."""
@@ -90,17 +101,8 @@ class Bench:
     def throughput(self, n: int) -> Record:
         """S2: n requests of random lengths at once; output tokens per second."""
 
-        def requests(_: int) -> tuple[list[list[int]], list[int]]:
-            rng = random.Random(0)
-            prompts, outs = [], []
-            for _i in range(n):
-                n_in, n_out = rng.randint(100, 1024), rng.randint(100, 1024)
-                prompts.append([rng.randint(10, 120000) for _ in range(n_in)])
-                outs.append(n_out)
-            return prompts, outs
-
-        prompts, outs = requests(0)
-        spans = self.times(requests)
+        prompts, outs = s2_requests(n)
+        spans = self.times(lambda _: s2_requests(n))
         lens = [(len(p), o) for p, o in zip(prompts, outs, strict=True)]
         limit = sum(outs) / offline_seconds(self.model, H100, lens, fp8=self.fp8)
         value = sum(outs) / statistics.median(spans)

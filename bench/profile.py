@@ -2,23 +2,29 @@
 
 `python -m bench profile --shape Q05 --batch 1 --in 1024 --out 64` traces one run of a static
 batch, after a warm-up, and prints the kernel tables of its prefill and of its decode steps.
+`--s2 512 --after 4 --span 0.5` traces half a second of the S2 run of 512 requests instead, from
+its fourth second on.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import random
 import re
 import tempfile
+import threading
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.offline import parse_settings
+from bench.offline import parse_settings, s2_requests
 from bench.shapes import SHAPES, write_shape
+from srt.errors import RequestError
 from srt.llm import Engine
 
 
@@ -87,45 +93,85 @@ def steps_of(spans: Sequence[Span]) -> int:
     return max(1, sum("prepare" in s.name for s in spans))
 
 
-def main() -> None:
-    """Trace one static batch."""
-    ap = argparse.ArgumentParser(description=__doc__)
-    ap.add_argument("--shape", choices=sorted(SHAPES), required=True)
-    ap.add_argument("--batch", type=int, default=1)
-    ap.add_argument("--in", type=int, default=1024, dest="n_in")
-    ap.add_argument("--out", type=int, default=32, dest="n_out")
-    ap.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="engine settings")
-    ap.add_argument("--json", type=Path)
-    args = ap.parse_args()
+def greedy(n_out: int) -> dict[str, Any]:
+    """Sampling parameters of every workload."""
+    return {"temperature": 0, "max_new_tokens": n_out, "ignore_eos": True}
+
+
+def trace_static(engine: Engine, folder: str, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Traces one static batch: its prefill and its decode steps."""
     rng = random.Random(0)
 
     def prompts() -> list[list[int]]:
         return [[rng.randint(10, 120000) for _ in range(args.n_in)] for _ in range(args.batch)]
 
-    params = {"temperature": 0, "max_new_tokens": args.n_out, "ignore_eos": True}
+    for _ in range(2):
+        engine.generate(input_ids=prompts(), sampling_params=greedy(args.n_out))
+    engine.flush_cache()
+    engine.start_profile(folder, with_host=args.with_host)
+    engine.generate(input_ids=prompts(), sampling_params=greedy(args.n_out))
+    engine.stop_profile()
+    spans = read_spans(Path(folder) / "rank0.json")
+    # Decode steps are the last n_out - 1; what lies before the first of them is prefill.
+    starts = [s.start_us for s in spans if "prepare" in s.name]
+    cut = starts[-(args.n_out - 1)] if len(starts) >= args.n_out > 1 else spans[-1].end_us
+    first = [s for s in spans if s.start_us < cut]
+    rest = [s for s in spans if s.start_us >= cut]
+    label = f"{args.shape} ({args.batch},{args.n_in},{args.n_out})"
+    return [
+        table(f"{label} prefill", first, steps_of(first)),
+        table(f"{label} decode", rest, steps_of(rest)),
+    ]
+
+
+def trace_window(engine: Engine, folder: str, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Traces `span` seconds of an S2 run, from its second `after` on."""
+    prompts, outs = s2_requests(args.s2)
+    params = [greedy(n) for n in outs]
+    engine.generate(input_ids=prompts[:8], sampling_params=greedy(8))
+    engine.flush_cache()
+
+    def serve() -> None:
+        with contextlib.suppress(RequestError):  # the engine is shut down before it is through
+            engine.generate(input_ids=prompts, sampling_params=params)
+
+    run = threading.Thread(target=serve)
+    run.start()
+    time.sleep(args.after)
+    if not run.is_alive():
+        raise RuntimeError(f"the run was over before second {args.after}")
+    engine.start_profile(folder, with_host=args.with_host)
+    time.sleep(args.span)
+    engine.stop_profile()
+    engine.shutdown()
+    run.join()
+    spans = read_spans(Path(folder) / "rank0.json")
+    label = f"{args.shape} S2 {args.s2}, {args.span} s from second {args.after} on"
+    return [table(label, spans, steps_of(spans))]
+
+
+def main() -> None:
+    """Trace one static batch, or a window of S2."""
+    ap = argparse.ArgumentParser(description=__doc__)
+    ap.add_argument("--shape", choices=sorted(SHAPES), required=True)
+    ap.add_argument("--batch", type=int, default=1)
+    ap.add_argument("--in", type=int, default=1024, dest="n_in")
+    ap.add_argument("--out", type=int, default=32, dest="n_out")
+    ap.add_argument("--s2", type=int, help="requests of an S2 run, instead of a static batch")
+    ap.add_argument("--after", type=float, default=4.0, help="seconds of S2 before the trace")
+    ap.add_argument("--span", type=float, default=0.3, help="seconds of S2 in the trace")
+    ap.add_argument("--with-host", action="store_true", help="trace the host too, which slows it")
+    ap.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="engine settings")
+    ap.add_argument("--json", type=Path)
+    args = ap.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = write_shape(args.shape, Path(folder))
         settings = parse_settings(args.set)
         with Engine(
             model_path=str(path), load_format="dummy", skip_tokenizer_init=True, **settings
         ) as engine:
-            for _ in range(2):
-                engine.generate(input_ids=prompts(), sampling_params=params)
-            engine.flush_cache()
-            engine.start_profile(folder)
-            engine.generate(input_ids=prompts(), sampling_params=params)
-            engine.stop_profile()
-        spans = read_spans(Path(folder) / "rank0.json")
-    # Decode steps are the last n_out - 1; what lies before the first of them is prefill.
-    starts = [s.start_us for s in spans if "prepare" in s.name]
-    cut = starts[-(args.n_out - 1)] if len(starts) >= args.n_out else spans[-1].end_us
-    first = [s for s in spans if s.start_us < cut]
-    rest = [s for s in spans if s.start_us >= cut]
-    label = f"{args.shape} ({args.batch},{args.n_in},{args.n_out})"
-    result = [
-        table(f"{label} prefill", first, steps_of(first)),
-        table(f"{label} decode", rest, steps_of(rest)),
-    ]
+            trace = trace_static if args.s2 is None else trace_window
+            result = trace(engine, folder, args)
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + "\n")
 
