@@ -6,6 +6,7 @@
 #include "bind/dlpack.h"
 #include "gemm/skinny.h"
 #include "gemm/skinny_fp8.h"
+#include "gemm/wide.h"
 
 namespace srt::bind {
 
@@ -15,9 +16,8 @@ using namespace py::literals;
 namespace {
 
 // x: [m, k]. w: [n, k]. bias: [n] or None. y: [m, n], or [m, n / 2] when gated. All bf16 or fp16.
-void skinny_gemm(const TensorView& x, const TensorView& w, const std::optional<TensorView>& bias,
-                 const TensorView& y, bool gated, bool pdl, const std::array<int, 3>& shape,
-                 uint64_t stream) {
+void expect_gemm(const TensorView& x, const TensorView& w, const std::optional<TensorView>& bias,
+                 const TensorView& y, bool gated) {
   expect(x.ndim == 2 && w.ndim == 2 && y.ndim == 2, "x, w and y must have two dimensions");
   expect(x.dtype == DType::kBF16 || x.dtype == DType::kF16, "x must be bf16 or fp16");
   expect(w.dtype == x.dtype && y.dtype == x.dtype, "w and y must have the dtype of x");
@@ -26,7 +26,6 @@ void skinny_gemm(const TensorView& x, const TensorView& w, const std::optional<T
   expect(x.step(1) == 1 && y.step(1) == 1, "rows of x and y must be contiguous");
   expect(y.dim(0) == x.dim(0) && y.dim(1) == (gated ? w.dim(0) / 2 : w.dim(0)),
          "y must be [m, n], or [m, n / 2] when gated");
-  expect(x.dim(0) <= 128, "m must be at most 128");
   expect(x.step(0) % 8 == 0 && y.step(0) % 8 == 0 && x.dim(1) % 8 == 0,
          "rows of x, w and y must be 16-byte aligned");
   expect(w.dim(0) % (gated ? 16 : 8) == 0, "n must be a multiple of 8 (gated: 16)");
@@ -36,7 +35,14 @@ void skinny_gemm(const TensorView& x, const TensorView& w, const std::optional<T
                bias->is_contiguous(),
            "bias must be [n] with the dtype of x");
   }
-  cuda::SkinnyGemmParams p{};
+}
+
+// The fields that all dense products share.
+template <typename Params>
+Params gemm_params(const TensorView& x, const TensorView& w, const std::optional<TensorView>& bias,
+                   const TensorView& y, bool gated, bool pdl) {
+  expect_gemm(x, w, bias, y, gated);
+  Params p{};
   p.x = x.data;
   p.w = w.data;
   p.bias = bias ? bias->data : nullptr;
@@ -49,10 +55,30 @@ void skinny_gemm(const TensorView& x, const TensorView& w, const std::optional<T
   p.dtype = x.dtype == DType::kBF16 ? cuda::Dtype::kBF16 : cuda::Dtype::kF16;
   p.gated = gated;
   p.pdl = pdl;
+  return p;
+}
+
+void skinny_gemm(const TensorView& x, const TensorView& w, const std::optional<TensorView>& bias,
+                 const TensorView& y, bool gated, bool pdl, const std::array<int, 3>& shape,
+                 uint64_t stream) {
+  auto p = gemm_params<cuda::SkinnyGemmParams>(x, w, bias, y, gated, pdl);
+  expect(p.m <= 128, "m must be at most 128");
   p.row_groups = shape[0];
   p.split = shape[1];
   p.ctas = shape[2];
   check_cuda(cuda::skinny_gemm(p, as_stream(stream)), "skinny_gemm");
+}
+
+void wide_gemm(const TensorView& x, const TensorView& w, const std::optional<TensorView>& bias,
+               const TensorView& y, bool gated, bool add, bool pdl, const std::array<int, 3>& shape,
+               uint64_t stream) {
+  auto p = gemm_params<cuda::WideGemmParams>(x, w, bias, y, gated, pdl);
+  expect(!(gated && add), "a gated product is not added to y");
+  p.add = add;
+  p.tile = shape[0];
+  p.split = shape[1];
+  p.pair = shape[2];
+  check_cuda(cuda::wide_gemm(p, as_stream(stream)), "wide_gemm");
 }
 
 // The scales of an fp8 matrix [rows, k]: one a row, one for every 128 of k, or (x only) one in all.
@@ -118,6 +144,9 @@ void bind_cuda_gemm(py::module_& m) {
   m.def("cuda_skinny_gemm", &skinny_gemm, "x"_a, "w"_a, "bias"_a, "y"_a, "gated"_a = false,
         "pdl"_a = false, "shape"_a = std::array<int, 3>{0, 0, 0}, "stream"_a,
         "y = x w^T + bias for at most 128 rows; shape = (row groups, split, CTAs), 0: chosen.");
+  m.def("cuda_wide_gemm", &wide_gemm, "x"_a, "w"_a, "bias"_a, "y"_a, "gated"_a = false,
+        "add"_a = false, "pdl"_a = false, "shape"_a = std::array<int, 3>{0, 0, 0}, "stream"_a,
+        "y = x w^T + bias, or y += with `add`; shape = (tile, split, pair), 0: chosen.");
   m.def(
       "cuda_skinny_fp8_gemm", &skinny_fp8_gemm, "x"_a, "x_scales"_a, "w"_a, "w_scales"_a, "bias"_a,
       "y"_a, "gated"_a = false, "y_scale"_a = py::none(), "pdl"_a = false,

@@ -35,6 +35,8 @@ Shape choose_shape(const SkinnyGemmParams& p) {
   if (s.split == 0) {
     const int most = (two_fit ? sms * 3 / 2 : sms) / tiles;
     s.split = std::clamp(std::min(most, div_up(p.k, kBlockK) / kMinBlocks), 1, kMaxSplit);
+    // Clusters of more than two that fill their SMs do not tile a GPC: a few would run alone.
+    while (!two_fit && s.split > 2 && tiles * s.split > sms * 7 / 8) --s.split;
   }
   if (s.ctas == 0) {
     const int slots = two_fit && s.groups == 1 ? 2 * sms : sms;

@@ -18,6 +18,7 @@ from srt.ops.library import kernel
 
 MAX_SKINNY_ROWS = 128
 MAX_ALWAYS_SKINNY_ROWS = 64
+MAX_GATED_SKINNY_ROWS = 96
 MANY_ROWS = 128  # an expert; from here on torch's wgmma beats our mma.sync (docs/kernels.md)
 MAX_SKINNY_FP8_ROWS = 128
 # Between the two row counts the skinny product wins for large weights alone (docs/kernels.md).
@@ -129,14 +130,25 @@ def embedding(ids: Tensor, weight: Tensor) -> Tensor:
 
 
 def is_skinny(x: Tensor, weight: Tensor, *, gated: bool = False) -> bool:
-    """Whether the skinny product takes x [M, K] by weight [N, K], and beats cuBLAS at it."""
+    """Whether the skinny product takes x [M, K] by weight [N, K], and beats the others at it."""
+    most = MAX_GATED_SKINNY_ROWS if gated else MAX_SKINNY_ROWS
+    return x.shape[0] <= most and _takes(x, weight, gated)
+
+
+def is_wide_gated(x: Tensor, weight: Tensor) -> bool:
+    """Whether the wide gated product takes x [M, K] by weight [N, K], and beats cuBLAS at it."""
+    return x.shape[0] <= MAX_SKINNY_ROWS and _takes(x, weight, True)
+
+
+def _takes(x: Tensor, weight: Tensor, gated: bool) -> bool:
+    """Whether our products take x [M, K] by weight [N, K], and M is small enough for N and K."""
     if x.dim() != 2 or x.dtype not in (torch.bfloat16, torch.float16) or not is_hopper(x.device):
         return False
     m, (n, k) = x.shape[0], weight.shape
     if m == 0 or k % 8 or n % (16 if gated else 8) or x.stride(1) != 1 or x.stride(0) % 8:
         return False
     large = n * k >= MIN_LARGE_WEIGHT and k >= MIN_LARGE_K
-    return m <= MAX_ALWAYS_SKINNY_ROWS or (m <= MAX_SKINNY_ROWS and large and not gated)
+    return m <= MAX_ALWAYS_SKINNY_ROWS or large
 
 
 def skinny_linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, gated: bool = False) -> Tensor:
@@ -144,6 +156,13 @@ def skinny_linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, gated: bool
     n = weight.shape[0] // 2 if gated else weight.shape[0]
     out = x.new_empty(x.shape[0], n)
     native.cuda_skinny_gemm(x, weight, bias, out, gated=gated, **_launch(x))
+    return out
+
+
+def wide_gated_linear(x: Tensor, weight: Tensor) -> Tensor:
+    """silu(x Wg^T) * (x Wu^T), Wg and Wu the halves of W's rows, in tiles of 128 rows of x."""
+    out = x.new_empty(x.shape[0], weight.shape[0] // 2)
+    native.cuda_wide_gemm(x, weight, None, out, gated=True, **_launch(x))
     return out
 
 

@@ -32,6 +32,8 @@ def linear_silu_mul(x: Tensor, weight: Tensor) -> Tensor:
     """`silu(x @ Wg.T) * (x @ Wu.T)`: [T, K] by [2I, K] -> [T, I]; Wg and Wu are weight's halves."""
     if x.is_cuda and cuda.is_skinny(x, weight, gated=True):
         return cuda.skinny_linear(x, weight, None, gated=True)
+    if x.is_cuda and cuda.is_wide_gated(x, weight):
+        return cuda.wide_gated_linear(x, weight)
     return silu_and_mul(linear(x, weight))
 
 

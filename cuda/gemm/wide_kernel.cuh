@@ -1,0 +1,452 @@
+// The wide GEMM kernel: 128 rows of x are the M side of wgmma, up to 256 weight rows its N side.
+//
+// Shapes    see WideGemmParams. A CTA owns 128 rows of x, kN rows of w (gated: kN / 2 gate rows and
+//           the up rows that match them) and a share of k.
+// Parallel  one producer warp feeds the copy engine; two consumer warpgroups of 64 rows each run
+//           wgmma. A cluster is `split` CTAs along k times `pair` CTAs along the rows of x. Pairs
+//           read the same weights: each loads half of them, and the copy engine hands both halves
+//           to both. Without a split, clusters are persistent over tiles, and the producer runs
+//           ahead into the next one; with a split, ranks reduce over distributed shared memory.
+// Bound     HBM, n * k * 2 bytes, or the tensor cores. L2 delivers w once and x once a tile.
+// Overlap   the producer fills the pipeline with weights before grid_wait(): only x and y depend on
+//           the previous kernel.
+// Numerics  fp32 accumulation in the order of k, split ranks in order; rounds once to the output
+//           type (gated: gate, up, silu and the product each round, as the unfused operations do).
+#pragma once
+
+#include "common/hopper.cuh"
+#include "gemm/epilogue.cuh"
+#include "gemm/multicast.cuh"
+#include "gemm/wgmma_wide.cuh"
+#include "gemm/wide.h"
+
+namespace srt::cuda::wide {
+
+using namespace hopper;
+
+constexpr int kBlockK = 64;   // 128 bytes: one swizzle row
+constexpr int kBoxRows = 64;  // rows of x per warpgroup, wgmma's M
+constexpr int kRows = 2 * kBoxRows;
+constexpr int kConsumers = 256;
+constexpr int kThreads = kConsumers + 32;
+constexpr int kConsumerWarps = kConsumers / 32;
+constexpr int kXBoxBytes = kBoxRows * 128;
+constexpr int kMaxCluster = 8;
+
+template <int kN>
+struct Layout {
+  static constexpr int kWBytes = kN * 128;
+  static constexpr int kStageBytes = 2 * kXBoxBytes + kWBytes;
+  static constexpr int kStages = 224 * 1024 / kStageBytes;
+  static constexpr int kPartialStride = kN + 8;  // floats; conflict-free
+  static_assert(kRows * kPartialStride * 4 <= kStages * kStageBytes, "partials reuse the pipeline");
+  static constexpr size_t kSmemBytes =
+      1024 + static_cast<size_t>(kStages) * kStageBytes + 2 * 8 * kStages;
+};
+
+struct Args {
+  CUtensorMap w_map;  // boxes of kN / 2 rows
+  CUtensorMap x_map;  // boxes of kBoxRows rows
+  const void* bias;
+  void* y;
+  int64_t y_stride;
+  int m;
+  int n;           // rows of w
+  int num_items;   // tiles of w times blocks of x, the blocks of a tile side by side
+  int row_blocks;  // of pair * 128 rows each
+  int num_k_blocks;
+  int split;
+  bool add;
+};
+
+// What one CTA of a cluster works on, whatever the item.
+struct Place {
+  int row_rank;  // among its pair
+  int k_rank;    // among the split
+  int k_begin;   // blocks
+  int k_blocks;
+  int first_item;
+  int item_step;
+};
+
+template <int kPair>
+__device__ __forceinline__ Place find_place(const Args& a) {
+  const int cluster = kPair * a.split;
+  const int rank = static_cast<int>(blockIdx.x) % cluster;
+  Place p;
+  p.row_rank = rank % kPair;
+  p.k_rank = rank / kPair;
+  p.k_begin = a.num_k_blocks * p.k_rank / a.split;
+  p.k_blocks = a.num_k_blocks * (p.k_rank + 1) / a.split - p.k_begin;
+  p.first_item = static_cast<int>(blockIdx.x) / cluster;
+  p.item_step = a.split == 1 ? static_cast<int>(gridDim.x) / cluster : a.num_items;
+  return p;
+}
+
+// The first row of x of this CTA in an item, and how many follow it (up to kRows; 0 past the end).
+template <int kPair>
+__device__ __forceinline__ int first_row(const Args& a, const Place& p, int item) {
+  return (item % a.row_blocks * kPair + p.row_rank) * kRows;
+}
+template <int kPair>
+__device__ __forceinline__ int rows_of(const Args& a, const Place& p, int item) {
+  return max(0, min(kRows, a.m - first_row<kPair>(a, p, item)));
+}
+
+// Half of the tile's weight rows: gated, the gate rows or the up rows.
+template <int kN, bool kGated>
+__device__ __forceinline__ int half_row(const Args& a, int tile, int half) {
+  if constexpr (kGated) return half * (a.n / 2) + tile * (kN / 2);
+  return tile * kN + half * (kN / 2);
+}
+
+template <int kN, bool kGated, int kPair>
+__device__ __forceinline__ void load_weights(const Args& a, const Place& p, uint32_t stage,
+                                             uint32_t bar, int tile, int block) {
+  constexpr uint32_t kHalfBytes = Layout<kN>::kWBytes / 2;
+  const uint32_t w = stage + 2 * kXBoxBytes;
+  const uint64_t policy = a.row_blocks == 1 ? kEvictFirst : kEvictNormal;
+  if constexpr (kPair == 2) {
+    const uint16_t both = static_cast<uint16_t>(3 << (2 * p.k_rank));
+    load_box_multicast(w + p.row_rank * kHalfBytes, &a.w_map, bar, block * kBlockK,
+                       half_row<kN, kGated>(a, tile, p.row_rank), both, policy);
+  } else {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      load_box(w + half * kHalfBytes, &a.w_map, bar, block * kBlockK,
+               half_row<kN, kGated>(a, tile, half), policy);
+    }
+  }
+}
+
+// The producer thread's walk over all blocks of all items.
+template <int kN, bool kGated, int kPair>
+struct Producer {
+  using L = Layout<kN>;
+  const Args& a;
+  const Place& p;
+  uint32_t smem;
+  uint32_t full;
+
+  __device__ __forceinline__ int item(int i) const {
+    return p.first_item + i / p.k_blocks * p.item_step;
+  }
+  __device__ __forceinline__ int block(int i) const { return p.k_begin + i % p.k_blocks; }
+  __device__ __forceinline__ uint32_t stage(int i) const {
+    return smem + i % L::kStages * L::kStageBytes;
+  }
+  __device__ __forceinline__ uint32_t bar(int i) const { return full + 8 * (i % L::kStages); }
+
+  __device__ __forceinline__ void weights(int i) const {
+    const int boxes = div_up(rows_of<kPair>(a, p, item(i)), kBoxRows);
+    barrier_expect_bytes(bar(i), L::kWBytes + boxes * kXBoxBytes);
+    load_weights<kN, kGated, kPair>(a, p, stage(i), bar(i), item(i) / a.row_blocks, block(i));
+  }
+  __device__ __forceinline__ void rows(int i) const {
+    const int boxes = div_up(rows_of<kPair>(a, p, item(i)), kBoxRows);
+    for (int b = 0; b < boxes; ++b) {
+      load_box(stage(i) + b * kXBoxBytes, &a.x_map, bar(i), block(i) * kBlockK,
+               first_row<kPair>(a, p, item(i)) + b * kBoxRows, kEvictLast);
+    }
+  }
+};
+
+template <int kN, bool kGated, int kPair>
+__device__ void produce(const Args& a, const Place& p, uint32_t smem, uint32_t full,
+                        uint32_t empty) {
+  using L = Layout<kN>;
+  const Producer<kN, kGated, kPair> load{a, p, smem, full};
+  const int left = a.num_items - p.first_item;
+  const int total = left > 0 ? div_up(left, p.item_step) * p.k_blocks : 0;
+  const int ahead = min(total, L::kStages);
+  if (total == ahead) ptx::grid_launch();  // little to load: the next kernel may settle at once
+  for (int i = 0; i < ahead; ++i) load.weights(i);
+  ptx::grid_wait();  // x comes from the previous kernel
+  for (int i = 0; i < ahead; ++i) load.rows(i);
+  for (int i = ahead; i < total; ++i) {
+    barrier_wait(empty + 8 * (i % L::kStages), (i / L::kStages - 1) & 1);
+    load.weights(i);
+    load.rows(i);
+  }
+  if (total > ahead) ptx::grid_launch();  // all loads are on their way
+}
+
+// One warp hands a stage back to every CTA that writes into it.
+template <int kPair>
+__device__ __forceinline__ void release(const Place& p, uint32_t bar) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  if constexpr (kPair == 2) {
+    if (lane < 2) barrier_arrive_remote(map_to_rank(bar, 2 * p.k_rank + lane));
+  } else {
+    if (lane == 0) barrier_arrive(bar);
+  }
+}
+
+// A warpgroup without rows: it only keeps the pipeline turning.
+template <int kN, int kPair>
+__device__ __forceinline__ void skip(const Place& p, uint32_t full, uint32_t empty, int& cursor) {
+  constexpr int kStages = Layout<kN>::kStages;
+  for (int i = 0; i < p.k_blocks; ++i, ++cursor) {
+    barrier_wait(full + 8 * (cursor % kStages), (cursor / kStages) & 1);
+    release<kPair>(p, empty + 8 * (cursor % kStages));
+  }
+}
+
+template <typename T, int kN, int kPair>
+__device__ __forceinline__ void accumulate(float (&acc)[kN / 2], const Place& p, uint32_t smem,
+                                           uint32_t full, uint32_t empty, int group, int& cursor) {
+  using L = Layout<kN>;
+  for (int i = 0; i < p.k_blocks; ++i, ++cursor) {
+    const int s = cursor % L::kStages;
+    barrier_wait(full + 8 * s, (cursor / L::kStages) & 1);
+    const uint32_t stage = smem + s * L::kStageBytes;
+    const uint64_t x = k_major_descriptor(stage + group * kXBoxBytes);
+    const uint64_t w = k_major_descriptor(stage + 2 * kXBoxBytes);
+    fence_registers(acc);
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < kBlockK / 16; ++k) {
+      Wgmma<T, kN>::run(acc, x + 2 * k, w + 2 * k, i > 0 || k > 0);
+    }
+    wgmma_commit();
+    fence_registers(acc);
+    wgmma_wait<1>();  // the block before this one has been read
+    if (i > 0) release<kPair>(p, empty + 8 * ((cursor - 1) % L::kStages));
+  }
+  wgmma_wait<0>();
+  fence_registers(acc);
+  release<kPair>(p, empty + 8 * ((cursor - 1) % L::kStages));
+}
+
+// Lane q of a quad holds element q of four items: afterwards it holds the four elements of item q.
+__device__ __forceinline__ uint4 transpose_quad(const uint32_t (&v)[4]) {
+  const bool odd = threadIdx.x & 1;
+  const bool high = threadIdx.x & 2;
+  const uint32_t from1 = __shfl_xor_sync(0xffffffffu, odd ? v[0] : v[1], 1);
+  const uint32_t from3 = __shfl_xor_sync(0xffffffffu, odd ? v[2] : v[3], 1);
+  const uint32_t lo[2] = {odd ? from1 : v[0], odd ? v[1] : from1};
+  const uint32_t hi[2] = {odd ? from3 : v[2], odd ? v[3] : from3};
+  const uint32_t other0 = __shfl_xor_sync(0xffffffffu, high ? lo[0] : hi[0], 2);
+  const uint32_t other1 = __shfl_xor_sync(0xffffffffu, high ? lo[1] : hi[1], 2);
+  return high ? make_uint4(other0, other1, hi[0], hi[1]) : make_uint4(lo[0], lo[1], other0, other1);
+}
+
+template <typename T>
+__device__ __forceinline__ uint32_t pack(float lo, float hi) {
+  union {
+    uint32_t bits;
+    T values[2];
+  } out;
+  out.values[0] = static_cast<T>(lo);
+  out.values[1] = static_cast<T>(hi);
+  return out.bits;
+}
+
+// Writes eight neighbours of a row, all of which exist or none; `eight` is already rounded to T.
+template <typename T>
+__device__ __forceinline__ void store_rounded(const Args& a, uint4 eight, int row, int col) {
+  T* const at = static_cast<T*>(a.y) + row * a.y_stride + col;
+  if (a.add) {
+    gemm::Eight<T> values;
+    values.bits = eight;
+    float v[8];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) v[i] = gemm::to_float(values.values[i]);
+    gemm::store_eight(at, v, true);
+  } else {
+    *reinterpret_cast<uint4*>(at) = eight;
+  }
+}
+
+// A finished tile, from the accumulators of one warpgroup.
+template <typename T, int kN, bool kGated>
+__device__ __forceinline__ void write_accumulators(const Args& a, float (&acc)[kN / 2], int tile,
+                                                   int first, int rows) {
+  constexpr int kCols = kGated ? kN / 2 : kN;
+  const int num_cols = kGated ? a.n / 2 : a.n;
+  const int t = static_cast<int>(threadIdx.x) % 128;
+  const int q = t % 4;
+  const int row = t / 32 * 16 + t % 32 / 4;  // and 8 below
+#pragma unroll
+  for (int j = 0; j < kCols / 8; j += 2) {
+    uint32_t v[4];  // (row, j), (row, j + 1), (row + 8, j), (row + 8, j + 1)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int at = 4 * (j + i % 2) + i / 2 * 2;
+      float lo = acc[at];
+      float hi = acc[at + 1];
+      if constexpr (kGated) {
+        lo = gemm::silu_mul<T>(lo, acc[at + kN / 4]);
+        hi = gemm::silu_mul<T>(hi, acc[at + 1 + kN / 4]);
+      } else if (a.bias != nullptr) {
+        const int col = tile * kCols + 8 * (j + i % 2) + 2 * q;
+        const T* const bias = static_cast<const T*>(a.bias) + col;
+        lo += col < num_cols ? gemm::to_float(bias[0]) : 0.0f;
+        hi += col < num_cols ? gemm::to_float(bias[1]) : 0.0f;
+      }
+      v[i] = pack<T>(lo, hi);
+    }
+    const uint4 eight = transpose_quad(v);
+    const int my_row = row + q / 2 * 8;
+    const int col = tile * kCols + 8 * (j + q % 2);
+    if (my_row < rows && col < num_cols) store_rounded<T>(a, eight, first + my_row, col);
+  }
+}
+
+// Puts one warpgroup's accumulators where the other ranks of the split find them.
+template <int kN>
+__device__ __forceinline__ void scatter(const float (&acc)[kN / 2], float* partial, int group,
+                                        int rows) {
+  const int t = static_cast<int>(threadIdx.x) % 128;
+  const int row = group * kBoxRows + t / 32 * 16 + t % 32 / 4;
+#pragma unroll
+  for (int j = 0; j < kN / 8; ++j) {
+    const int at = row * Layout<kN>::kPartialStride + 8 * j + t % 4 * 2;
+    if (row < rows) *reinterpret_cast<float2*>(partial + at) = {acc[4 * j], acc[4 * j + 1]};
+    if (row + 8 < rows) {
+      *reinterpret_cast<float2*>(partial + at + 8 * Layout<kN>::kPartialStride) = {acc[4 * j + 2],
+                                                                                   acc[4 * j + 3]};
+    }
+  }
+}
+
+// The sum over the split of eight neighbours in a row of the tile.
+template <int kN, int kPair>
+__device__ __forceinline__ void sum_ranks(const Args& a, const Place& p, uint32_t partial, int row,
+                                          int col, float (&v)[8]) {
+  const uint32_t at = partial + (row * Layout<kN>::kPartialStride + col) * 4;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) v[i] = 0.0f;
+  for (int r = 0; r < a.split; ++r) {
+    const uint32_t remote = map_to_rank(at, r * kPair + p.row_rank);
+    const float4 lo = load_remote(remote);
+    const float4 hi = load_remote(remote + 16);
+    v[0] += lo.x, v[1] += lo.y, v[2] += lo.z, v[3] += lo.w;
+    v[4] += hi.x, v[5] += hi.y, v[6] += hi.z, v[7] += hi.w;
+  }
+}
+
+// This rank's rows of a tile that a split has computed; all threads.
+template <typename T, int kN, bool kGated, int kPair>
+__device__ void reduce_split(const Args& a, const Place& p, uint32_t partial) {
+  constexpr int kCols = kGated ? kN / 2 : kN;
+  const int num_cols = kGated ? a.n / 2 : a.n;
+  const int tile = p.first_item / a.row_blocks;
+  const int first = first_row<kPair>(a, p, p.first_item);
+  const int rows = rows_of<kPair>(a, p, p.first_item);
+  for (int i = static_cast<int>(threadIdx.x);; i += kThreads) {
+    const int row = i / (kCols / 8) * a.split + p.k_rank;
+    const int local = i % (kCols / 8) * 8;
+    const int col = tile * kCols + local;
+    if (row >= rows) break;
+    if (col >= num_cols) continue;
+    float v[8];
+    sum_ranks<kN, kPair>(a, p, partial, row, local, v);
+    if constexpr (kGated) {
+      float up[8];
+      sum_ranks<kN, kPair>(a, p, partial, row, local + kN / 2, up);
+#pragma unroll
+      for (int c = 0; c < 8; ++c) v[c] = gemm::silu_mul<T>(v[c], up[c]);
+    } else if (a.bias != nullptr) {
+#pragma unroll
+      for (int c = 0; c < 8; ++c) v[c] += gemm::to_float(static_cast<const T*>(a.bias)[col + c]);
+    }
+    gemm::store_eight(static_cast<T*>(a.y) + (first + row) * a.y_stride + col, v, a.add);
+  }
+}
+
+template <typename T, int kN, bool kGated, int kPair>
+__device__ void consume(const Args& a, const Place& p, uint32_t smem, uint32_t full, uint32_t empty,
+                        float* partial) {
+  const int group = static_cast<int>(threadIdx.x) / 128;
+  int cursor = 0;
+  for (int item = p.first_item; item < a.num_items; item += p.item_step) {
+    const int rows = rows_of<kPair>(a, p, item);
+    const bool has_rows = rows > group * kBoxRows;
+    float acc[kN / 2];
+    if (has_rows) {
+      accumulate<T, kN, kPair>(acc, p, smem, full, empty, group, cursor);
+    } else {
+      skip<kN, kPair>(p, full, empty, cursor);
+    }
+    if (a.split == 1) {
+      if (!has_rows) continue;
+      if (a.add) ptx::grid_wait();  // y may be the previous kernel's
+      write_accumulators<T, kN, kGated>(a, acc, item / a.row_blocks,
+                                        first_row<kPair>(a, p, item) + group * kBoxRows,
+                                        rows - group * kBoxRows);
+    } else {
+      named_barrier(1, kConsumers);  // wgmma has read the whole pipeline: partials may reuse it
+      if (has_rows) scatter<kN>(acc, partial, group, rows);
+    }
+  }
+}
+
+template <typename T, int kN, bool kGated, int kPair>
+__global__ void __launch_bounds__(kThreads, 1) wide_kernel(const __grid_constant__ Args a) {
+  using L = Layout<kN>;
+  extern __shared__ uint8_t raw[];
+  uint8_t* const base = raw + (1024 - ptx::smem_address(raw) % 1024) % 1024;
+  const uint32_t smem = ptx::smem_address(base);
+  const uint32_t full = smem + L::kStages * L::kStageBytes;
+  const uint32_t empty = full + 8 * L::kStages;
+  const bool in_cluster = kPair * a.split > 1;
+  const Place place = find_place<kPair>(a);
+
+  if (threadIdx.x == kConsumers) {
+    prefetch_map(&a.w_map);
+    prefetch_map(&a.x_map);
+    for (int s = 0; s < L::kStages; ++s) {
+      barrier_init(full + 8 * s, 1);
+      barrier_init(empty + 8 * s, kConsumerWarps * kPair);
+    }
+    fence_barrier_init();
+  }
+  __syncthreads();
+  if constexpr (kPair == 2) {
+    cluster_arrive();
+    cluster_wait();  // the partner's barriers count from here on
+  }
+  if (threadIdx.x == kConsumers) {
+    produce<kN, kGated, kPair>(a, place, smem, full, empty);
+  } else if (threadIdx.x < kConsumers) {
+    consume<T, kN, kGated, kPair>(a, place, smem, full, empty, reinterpret_cast<float*>(base));
+  }
+  if (!in_cluster) return;
+  __syncwarp();
+  if (a.split > 1) {
+    cluster_arrive();
+    cluster_wait();  // every rank's partials are in place
+    if (a.add) ptx::grid_wait();
+    reduce_split<T, kN, kGated, kPair>(a, place, smem);
+  }
+  cluster_arrive();
+  cluster_wait();  // nobody leaves while others write into its memory or read it
+}
+
+template <typename T, int kN, bool kGated, int kPair>
+cudaError_t launch_wide(const WideGemmParams& p, const Args& args, cudaStream_t stream) {
+  const int cluster = kPair * args.split;
+  const int most = args.split == 1 ? num_sms() / cluster : args.num_items;
+  const int waves = div_up(args.num_items, most);
+  LaunchShape shape;
+  shape.grid = dim3(static_cast<unsigned>(div_up(args.num_items, waves) * cluster));
+  shape.block = dim3(kThreads);
+  shape.smem_bytes = Layout<kN>::kSmemBytes;
+  shape.pdl = p.pdl;
+  shape.cluster = cluster;
+  return launch(wide_kernel<T, kN, kGated, kPair>, shape, stream, args);
+}
+
+template <int kN, bool kGated>
+cudaError_t run_tile(const WideGemmParams& p, const Args& args, int pair, cudaStream_t stream) {
+  const bool bf16 = p.dtype == Dtype::kBF16;
+  if (pair == 2) {
+    return bf16 ? launch_wide<__nv_bfloat16, kN, kGated, 2>(p, args, stream)
+                : launch_wide<__half, kN, kGated, 2>(p, args, stream);
+  }
+  return bf16 ? launch_wide<__nv_bfloat16, kN, kGated, 1>(p, args, stream)
+              : launch_wide<__half, kN, kGated, 1>(p, args, stream);
+}
+
+}  // namespace srt::cuda::wide
