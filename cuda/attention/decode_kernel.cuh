@@ -132,8 +132,17 @@ __device__ __forceinline__ void finish_unit(const MergeSpace<S>& space, const Ar
   }
 }
 
+// Without fp8 instructions, widening e4m3 takes more registers than two CTAs an SM leave.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 890
 template <typename S>
-__global__ void __launch_bounds__(S::kThreads, S::kCtasPerSm)
+constexpr int kMinCtas = S::kFp8 && S::kCanShare ? 1 : S::kCtasPerSm;
+#else
+template <typename S>
+constexpr int kMinCtas = S::kCtasPerSm;
+#endif
+
+template <typename S>
+__global__ void __launch_bounds__(S::kThreads, kMinCtas<S>)
     decode_kernel(const __grid_constant__ Args args) {
   extern __shared__ __align__(16) uint8_t smem[];
   const int warp = threadIdx.x / 32;
