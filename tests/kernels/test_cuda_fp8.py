@@ -120,7 +120,8 @@ def test_static_scales(rows: int) -> None:
     out = fp8.linear_act_mul(x, *w, "silu", RowFormat("tensor", torch.tensor([0.5], device="cuda")))
     assert isinstance(out, Fp8Rows)
     error = (out.stored.double() * 0.5 - gated64(exact)).abs()
-    assert (error <= (2.0**-4 + 2.0**-6) * gated64(exact).abs() + 2.0**-10).all()
+    floor = 2.0**-8 * gated64(exact).abs().max()  # gate and up are bf16 between two kernels
+    assert (error <= (2.0**-4 + 2.0**-6) * gated64(exact).abs() + floor).all()
 
 
 @pytest.mark.parametrize("rows", [129, 700])
