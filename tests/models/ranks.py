@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import random
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +29,13 @@ class Outputs:
 
 
 def free_addr() -> str:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{s.getsockname()[1]}"
+    """An address with free ports behind it, below those that the system gives to connections."""
+    while True:
+        port = random.SystemRandom().randrange(20000, 30000)
+        with contextlib.ExitStack() as ports, contextlib.suppress(OSError):
+            for offset in range(4):
+                ports.enter_context(socket.create_server(("127.0.0.1", port + offset)))
+            return f"127.0.0.1:{port}"
 
 
 @dataclass(frozen=True)

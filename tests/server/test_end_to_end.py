@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import signal
-import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +15,7 @@ import openai
 import pytest
 
 import tiny_tokenizer
+from models.ranks import free_addr
 from server.process import TIMEOUT_S, ServerProcess
 from srt.tiny import write_tiny
 
@@ -128,12 +128,10 @@ def test_a_killed_engine_is_told_within_a_second() -> None:
 def test_two_nodes_share_a_model_and_end_together(tmp_path: Path) -> None:
     write_tiny(tmp_path, vocab_size=512)
     tiny_tokenizer.write_chat_checkpoint(tmp_path)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
     alone = ServerProcess(model=str(tmp_path))
     expected = generate(alone, text="Hello", sampling_params=GREEDY)["text"]
     assert alone.close() == 0
-    shared = ("--tp", "2", "--nnodes", "2", "--nccl-init", address)
+    shared = ("--tp", "2", "--nnodes", "2", "--nccl-init", free_addr())
     other = ServerProcess(*shared, "--node-rank", "1", model=str(tmp_path))
     first = ServerProcess(*shared, model=str(tmp_path))
     assert generate(first, text="Hello", sampling_params=GREEDY)["text"] == expected

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
 
 from srt.batch import ForwardBatch
 from srt.config import Settings
@@ -60,7 +59,7 @@ class CompiledDecode:
         try:
             with torch._dynamo.config.patch(recompile_limit=len(self.sizes) + 8):
                 logits = compiled(self.model, batch)
-        except (TorchDynamoException, KeyError) as e:
+        except (torch._dynamo.exc.TorchDynamoException, KeyError) as e:
             raise ConfigError(
                 f"--enable-torch-compile: {self.model.config.architecture} does not compile as a "
                 f"whole: {e}"
