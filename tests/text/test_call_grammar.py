@@ -16,6 +16,7 @@ from srt.text.tokenizer import Tokenizer, load_tokenizer
 from srt.text.tools.calls import Function
 from srt.text.tools.formats import TOOL_FORMATS
 from srt.text.tools.grammar import (
+    MAX_FORCED_CALLS,
     BoundFunction,
     Writing,
     after_thoughts,
@@ -104,6 +105,13 @@ def test_forced_calls(
     assert [piece.text for piece in pieces if piece.kind == "call"] == ["get_weather", "now.utc"]
     assert not [piece for piece in pieces if piece.kind == "text"]
     assert format_.id_length == TOOL_FORMATS[name].id_length
+
+
+def test_forced_calls_end(compiler: LLTokenizer, tokenizer: Tokenizer, writing: Writing) -> None:
+    grammar, _ = forced_calls(TOOL_FORMATS["hermes"], FUNCTIONS, writing)
+    calls = [hermes("now.utc", "{}")] * (MAX_FORCED_CALLS + 1)
+    assert allows(compiler, tokenizer, grammar, "\n".join(calls[1:]))
+    assert not allows(compiler, tokenizer, grammar, "\n".join(calls))
 
 
 @pytest.mark.parametrize(

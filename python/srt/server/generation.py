@@ -28,11 +28,12 @@ class Sequence:
 
     tokens: all sampled ids, a final stop id included. matched: the stop id or string that ended it.
     error: set instead of an answer. hides_output: the client wanted zero tokens.
+    ends_at: gets the text as it comes; True: the answer ends there.
     """
 
     __slots__ = (
-        "_flushed", "_noted", "_options", "_output", "_parts", "_taken", "arrived_s",
-        "cached_tokens", "embedding", "engine", "error", "finish", "first_token_s",
+        "_ends_at", "_flushed", "_is_read", "_noted", "_options", "_output", "_parts", "_taken",
+        "arrived_s", "cached_tokens", "embedding", "engine", "error", "finish", "first_token_s",
         "generation", "hides_output", "index", "last_token_s", "logprobs", "matched", "prompt",
         "prompt_logprobs", "prompt_top_logprobs", "request_id", "seq_id", "submitted_s", "tokens",
         "traceparent",
@@ -45,6 +46,7 @@ class Sequence:
         prompt: Prompt,
         tokenizer: Tokenizer | None,
         options: TextOptions,
+        ends_at: Callable[[str], bool] | None = None,
     ) -> None:
         self.index = index
         self.request_id = request_id
@@ -67,6 +69,8 @@ class Sequence:
         self.prompt_logprobs: list[float | None] = []
         self.prompt_top_logprobs: list[list[tuple[int, float]] | None] = []
         self._options = options
+        self._ends_at = ends_at
+        self._is_read = bool(options.stop) or ends_at is not None  # token by token
         self._output = OutputText(tokenizer, options) if tokenizer is not None else None
         self._parts: list[str] = []
         self._taken = 0
@@ -80,7 +84,7 @@ class Sequence:
         return len(self.tokens) - 1 if is_trimmed else len(self.tokens)
 
     def feed(self, token: int, finish: int) -> bool:
-        """One event. Returns True if it completed a stop string: the engine must be told."""
+        """One event. Returns True if the text ends the answer here: the engine must be told."""
         if token >= 0 and not self.hides_output:
             self.tokens.append(token)
         if finish:
@@ -89,9 +93,9 @@ class Sequence:
                 self.finish = FinishReason.LENGTH
             elif finish == FinishReason.STOP:
                 self.matched = token
-        if not self._options.stop or self._output is None:
+        if not self._is_read or self._output is None:
             return False
-        return self._feed_stops(finish)
+        return self._read(finish)
 
     def feed_logprobs(self, entry: SeqLogprobs) -> None:
         """What comes with an event beside its token."""
@@ -108,7 +112,7 @@ class Sequence:
         """The text that became certain since the last call."""
         if self._output is None:
             return ""
-        if self._options.stop:
+        if self._is_read:
             text = "".join(self._parts)
             self._parts.clear()
             return text
@@ -128,13 +132,17 @@ class Sequence:
             return True
         return False
 
-    def _feed_stops(self, finish: int) -> bool:
+    def _read(self, finish: int) -> bool:
         output = self._output
         assert output is not None
         shown = self.num_shown
         if self._taken < shown:
-            self._parts.append(output.push(self.tokens[self._taken : shown]))
+            text = output.push(self.tokens[self._taken : shown])
+            self._parts.append(text)
             self._taken = shown
+            if self._ends_at is not None and self._ends_at(text) and not finish:
+                self.finish, self.matched = FinishReason.STOP, output.matched
+                return True
         if finish and output.matched is None:
             self._parts.append(output.finish())
         if output.matched is None:

@@ -100,6 +100,11 @@ class ReplyParser:
         """UTF-8 bytes of the thoughts with their marks so far."""
         return 0 if self._reasoning is None else self._reasoning.num_bytes
 
+    @property
+    def num_closed_calls(self) -> int:
+        """Calls with all their arguments so far."""
+        return 0 if self._calls is None else self._calls.num_closed
+
     def push(self, text: str) -> list[Piece]:
         """What `text` makes certain."""
         if self._reasoning is None:

@@ -15,6 +15,23 @@ from srt.text.tools.calls import Piece
 Delta = dict[str, Any]
 
 
+class CallLimit:
+    """Reads one choice as it comes and tells when its first call is whole: there the answer ends.
+
+    Every format is read as it is written, so it needs no mark that ends a call.
+    """
+
+    def __init__(self, tools: ToolUse, reasoning: ReasoningFormat | None, *, opens: bool) -> None:
+        self._parser = ReplyParser(
+            reasoning=reasoning, opens=opens, tools=tools.format, functions=tools.functions
+        )
+
+    def __call__(self, text: str) -> bool:
+        """Whether the answer ends with `text`, which is new."""
+        self._parser.push(text)
+        return self._parser.num_closed_calls > 0
+
+
 class ReplyTeller:
     """One choice: its text goes in, deltas and in the end a message come out.
 
@@ -89,6 +106,8 @@ class ReplyTeller:
 
     def _take_piece(self, piece: Piece) -> Delta | None:
         if piece.kind == "text":
+            if self._tools is not None and self._tools.forced:
+                return None  # a call that was cut before it could be told
             self._content.append(piece.text)
             return {"content": piece.text}
         if piece.kind == "reasoning":

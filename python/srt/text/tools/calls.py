@@ -49,11 +49,12 @@ class Function:
 class Calls:
     """Collects the pieces of a reply. Readers of call formats write to it."""
 
-    __slots__ = ("_pieces", "_space", "functions", "has_begun", "num_calls")
+    __slots__ = ("_pieces", "_space", "functions", "has_begun", "num_calls", "num_closed")
 
     def __init__(self, functions: Collection[Function]) -> None:
         self.functions = {function.name: function for function in functions}
         self.num_calls = 0
+        self.num_closed = 0  # of them have all their arguments
         self.has_begun = False  # a call of the current attempt
         self._pieces: list[Piece] = []
         self._space = ""  # white space that goes if a call follows
@@ -84,6 +85,10 @@ class Calls:
     def arguments(self, text: str) -> None:
         """More arguments of the call that began last."""
         self._add("arguments", text, self.num_calls - 1)
+
+    def close(self) -> None:
+        """The call that began last has all its arguments."""
+        self.num_closed = self.num_calls
 
     def finish(self) -> None:
         """The reply has ended."""
@@ -140,6 +145,11 @@ class CallFinder:
         self._calls = Calls(functions)
         source = Source()
         self._reading = Reading(source, self._read(source))
+
+    @property
+    def num_closed(self) -> int:
+        """Calls with all their arguments so far."""
+        return self._calls.num_closed
 
     def push(self, text: str) -> list[Piece]:
         """What `text` makes certain."""

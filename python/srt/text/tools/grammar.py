@@ -21,6 +21,9 @@ from srt.types import Grammar
 
 _ANY_TEXT = r"TEXT: /(.|\n)*/"
 _SPACE = r"SPACE: /\s*/"
+# A model that must call may be unable to stop calling: small ones repeat one call for ever.
+MAX_FORCED_CALLS = 16
+_MORE = f"{{0,{MAX_FORCED_CALLS - 1}}}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +70,19 @@ def quote(text: str) -> str:
 def forced_calls(
     format_: ToolFormat, functions: Sequence[BoundFunction], writing: Writing
 ) -> tuple[Grammar, ToolFormat]:
-    """An answer that is one call or, if parallel, several; and the format that reads it."""
+    """An answer that is one call or, if parallel, a few; and the format that reads it."""
     if format_.name == "hermes":
         begin, end = writing.mark(TOOL_CALL), writing.mark("</tool_call>")
         rules = _call_rules(functions, writing, "arguments", ("\n", "\n"))
         rules.append(f"one: {begin} call {end}")
-        body = 'one ("\\n" one)*' if writing.is_parallel else "one"
+        body = f'one ("\\n" one){_MORE}' if writing.is_parallel else "one"
         return _grammar(body, rules, writing), format_
     if format_.name == "llama3":
         rules = _call_rules(functions, writing, "parameters", ("", ""))
-        body = 'call ("; " call)*' if writing.is_parallel else "call"
+        body = f'call ("; " call){_MORE}' if writing.is_parallel else "call"
         return _grammar(body, rules, writing), format_
     rules = _call_rules(functions, writing, "parameters", ("", ""))
-    body = '"[" call (", " call)* "]"' if writing.is_parallel else '"[" call "]"'
+    body = f'"[" call (", " call){_MORE} "]"' if writing.is_parallel else '"[" call "]"'
     return _grammar(body, rules, writing), replace(FORCED, id_length=format_.id_length)
 
 

@@ -166,6 +166,7 @@ def json_call(source: Source, calls: Calls, ends: Markers) -> Steps[None]:
     calls.begin(name)
     source.unpin()
     calls.arguments(held or "{}")
+    calls.close()
 
 
 def named_call(source: Source, calls: Calls, name: str, ends: Markers) -> Steps[None]:
@@ -181,12 +182,14 @@ def named_call(source: Source, calls: Calls, name: str, ends: Markers) -> Steps[
         calls.begin(name)
         source.unpin()
         calls.arguments(text)
+        calls.close()
         return
     if char == "n":
         yield from source.expect("null")
         calls.begin(name)
         source.unpin()
         calls.arguments("{}")
+        calls.close()
         return
     if char != "{":
         raise Malformed
@@ -196,6 +199,7 @@ def named_call(source: Source, calls: Calls, name: str, ends: Markers) -> Steps[
         yield from json_value(source, calls.arguments)
     except Malformed:
         yield from source.take_until(ends, calls.arguments)
+    calls.close()
 
 
 def _held_arguments(source: Source) -> Steps[str]:

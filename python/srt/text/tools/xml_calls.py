@@ -44,6 +44,7 @@ class ObjectWriter:
     def close(self) -> None:
         """The call has ended."""
         self._calls.arguments("{}" if self._begun == "{" else "}")
+        self._calls.close()
 
     def _read_string(self, source: Source, ends: Markers) -> Steps[str]:
         """One line break after the opening tag and one before the end are not part of the value."""
