@@ -270,6 +270,8 @@ def test_top_logprobs() -> None:
     assert ids.dtype == torch.int32
     assert torch.equal(ids.long(), expected.indices)
     torch.testing.assert_close(values, expected.values)
+    for j in range(5):  # a client tells by == whether a token was the likeliest
+        assert torch.equal(values[:, j], ops.token_logprobs(logits, ids[:, j].contiguous()))
 
 
 def test_a_token_outside_the_vocabulary_is_refused() -> None:

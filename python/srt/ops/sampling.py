@@ -87,10 +87,14 @@ def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
 def top_logprobs(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest entries of `log_softmax(logits)` [S, V], best first.
 
+    They are the very numbers that `token_logprobs` gives for those tokens: clients compare them.
+
     Returns:
         values float32 [S, k] and token ids int32 [S, k].
     """
     if logits.is_cuda:
         return cuda.top_logprobs(logits, k)
     values, ids = torch.topk(logits.float(), k, dim=-1)
-    return values - torch.logsumexp(logits.float(), dim=-1, keepdim=True), ids.int()
+    ids = ids.int()
+    best = token_logprobs(logits, ids[:, 0].contiguous())  # -log(sum(exp(x - max x)))
+    return (values - values[:, :1]) + best[:, None], ids
