@@ -33,8 +33,9 @@ def refusals(kind: type[msgspec.Struct]) -> dict[str, str]:
     return found
 
 
-def refuse_unsupported(body: msgspec.Struct) -> None:
-    """Raise UnsupportedParameter for the first refused field that is used."""
+def refuse_unsupported(body: msgspec.Struct, prefix: str = "") -> None:
+    """Raise UnsupportedParameter for the first refused field that is used; `prefix`: its place."""
     for field, why in refusals(type(body)).items():
-        if getattr(body, field) not in (None, False, [], {}):
-            raise UnsupportedParameter(f"{field} is not supported: {why}", field)
+        if getattr(body, field) not in (None, False, "", [], {}):
+            name = prefix + field
+            raise UnsupportedParameter(f"{name} is not supported: {why}", name)

@@ -8,10 +8,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from server.running import Running, ids_of
+from srt import __version__
 from srt.config import Settings
 from srt.server.serve import Follower
 
@@ -58,7 +60,52 @@ def test_tokenize_and_detokenize(server: Running) -> None:
     assert server.post("/tokenize", prompt=["Hello world", "Hi"]).json()["tokens"][0] == ids
     chat = server.post("/tokenize", messages=[{"role": "user", "content": "Hi"}]).json()
     assert chat["tokens"] == ids_of("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
-    assert server.post("/detokenize", tokens=ids).json() == {"text": "Hello world"}
+    told = server.post("/detokenize", tokens=ids).json()
+    assert told == {"text": "Hello world", "prompt": "Hello world"}
+
+
+def test_tokenize_a_chat_as_asked(server: Running) -> None:
+    user, said = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}
+    turn = "<|im_start|>user\nHi<|im_end|>\n"
+
+    def text_of(**asked: Any) -> str:
+        told = server.post("/v1/tokenize", return_token_strs=True, **asked).json()
+        assert len(told["token_strs"]) == told["count"]
+        return "".join(told["token_strs"])
+
+    assert text_of(messages=[user], add_generation_prompt=False) == turn
+    assert text_of(messages=[user, said]) == f"{turn}<|im_start|>assistant\nYes"
+    closed = f"{turn}<|im_start|>assistant\nYes<|im_end|>\n"
+    assert text_of(messages=[user, said], add_generation_prompt=False) == closed
+    both = {"add_generation_prompt": False, "continue_final_message": True}
+    assert text_of(messages=[user, said], **both) == f"{turn}<|im_start|>assistant\nYes"
+
+
+def test_every_response_has_a_request_id(server: Running) -> None:
+    asked = {"text": "Hi", "sampling_params": {"max_new_tokens": 1}}
+
+    def named(rid: str | None = None, **headers: str) -> Any:
+        answer = server.http.post("/generate", json={**asked, "rid": rid}, headers=headers)
+        return answer.headers["x-request-id"], answer.json()["meta_info"]["id"]
+
+    name, rid = named()
+    assert name == rid
+    assert named("mine") == ("mine", "mine")
+    assert named(**{"X-Request-Id": "abc-1"})[0] == "abc-1"
+    name, rid = named("a\r\nx-evil: 1")
+    assert name != rid == "a\r\nx-evil: 1"
+    assert named(**{"X-Request-Id": "x" * 129})[0] != "x" * 129
+    assert server.http.get("/nothing").headers["x-request-id"]
+
+
+def test_routes_by_their_other_names(server: Running) -> None:
+    assert server.http.get("/version").json() == {"version": __version__}
+    for path in ("/ping", "/health"):
+        assert server.http.get(path).status_code == 200
+    assert server.http.get("/model_info").json() == server.http.get("/get_model_info").json()
+    for path in ("/rerank", "/v2/rerank", "/v1/rerank"):
+        answer = server.post(path, query="a", documents=["a b", "c"])
+        assert len(answer.json()["results"]) == 2
 
 
 def test_openapi_names_every_route_and_field(server: Running) -> None:

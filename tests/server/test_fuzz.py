@@ -31,7 +31,7 @@ from srt.server.openapi import EVENTS, answer_of, describe
 NUM_REQUESTS = int(os.environ.get("SRT_FUZZ_REQUESTS", "0"))
 TIMEOUT_S = 20.0
 PAGE = describe(ROUTES)
-EMPTY = ("/health", "/health_generate", "/ready", "/readyz")
+EMPTY = ("/ping", "/health", "/health_generate", "/ready", "/readyz")
 
 
 def sharpened() -> dict[str, Any]:

@@ -248,3 +248,75 @@ def test_errors_are_the_clients_own_classes(client: openai.OpenAI) -> None:
         client.chat.completions.create(model="tiny", messages=[USER], temperature=-1)
     assert bad.value.param == "temperature"
     assert "temperature is -1" in bad.value.message
+
+
+@pytest.mark.parametrize("logprobs", [0, 1, 3])
+def test_a_token_stands_in_its_own_top(client: openai.OpenAI, logprobs: int) -> None:
+    answer = client.completions.create(
+        model="tiny", prompt=TEXT, max_tokens=4, temperature=0, echo=True, logprobs=logprobs
+    )
+    told = answer.choices[0].logprobs
+    assert told is not None
+    assert told.tokens is not None
+    assert told.token_logprobs is not None
+    assert told.top_logprobs is not None
+    assert told.token_logprobs[0] is None
+    assert told.top_logprobs[0] is None
+    scored = list(zip(told.tokens, told.token_logprobs, told.top_logprobs, strict=True))[1:]
+    for token, logprob, top in scored:
+        assert top[token] == logprob
+        assert max(logprobs, 1) <= len(top) <= logprobs + 1
+
+
+@pytest.mark.parametrize("kind", ["chat", "completion"])
+def test_token_ids_whole_and_streamed(client: openai.OpenAI, kind: str) -> None:
+    """The fake engine ends an answer by the prompt's own end token: it is told, and scored."""
+    asked: dict[str, Any] = {
+        "model": "tiny", "max_tokens": 64, "temperature": 0,
+        "extra_body": {"return_token_ids": True, "return_tokens_as_token_ids": True},
+    }  # fmt: skip
+    if kind == "chat":
+        create: Any = client.chat.completions.create
+        asked |= {"messages": [USER], "logprobs": True}
+        prompt = ids_of(PROMPT)
+    else:
+        create = client.completions.create
+        asked |= {"prompt": f"{TEXT}<|im_end|>", "logprobs": 0}
+        prompt = ids_of(f"{TEXT}<|im_end|>")
+    whole = create(**asked)
+    choice = whole.choices[0]
+    assert (whole if kind == "chat" else choice).prompt_token_ids == prompt
+    assert choice.finish_reason == "stop"
+    assert len(choice.token_ids) == whole.usage.completion_tokens
+    named = [f"token_id:{i}" for i in choice.token_ids]
+    assert names_of(choice.logprobs) == named
+    ids, scored, prompts = [], [], []
+    for chunk in create(**asked, stream=True):
+        for part in chunk.choices:
+            ids += getattr(part, "token_ids", None) or []
+            scored += names_of(part.logprobs) if part.logprobs is not None else []
+            teller = chunk if kind == "chat" else part
+            prompts += [getattr(teller, "prompt_token_ids", None)]
+    assert (ids, scored) == (choice.token_ids, named)
+    assert prompts[0] == prompt
+    assert not any(prompts[1:])
+
+
+def names_of(logprobs: Any) -> list[str]:
+    if hasattr(logprobs, "tokens"):
+        return list(logprobs.tokens)
+    return [entry.token for entry in logprobs.content]
+
+
+def test_a_final_message_is_gone_on_with_or_closed(client: openai.OpenAI, server: Running) -> None:
+    said: Any = [USER, {"role": "assistant", "content": "Yes"}]
+    for more, end in (
+        ({}, "assistant\nYes"),
+        ({"add_generation_prompt": False, "continue_final_message": True}, "assistant\nYes"),
+        ({"add_generation_prompt": False}, "Yes<|im_end|>\n"),
+        ({"continue_final_message": False}, "Yes<|im_end|>\n<|im_start|>assistant\n"),
+    ):
+        client.chat.completions.create(model="tiny", messages=said, max_tokens=1, extra_body=more)
+        ids = list(memoryview(server.engine.requests[-1].input_ids).cast("i"))
+        text = tiny_tokenizer.byte_level().decode(ids, skip_special_tokens=False)
+        assert text.endswith(end)

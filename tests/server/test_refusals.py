@@ -16,6 +16,7 @@ from server.running import Running, ids_of
 LONG = "Hello " * 600
 USER = [{"role": "user", "content": "Hi"}]
 FORMAT = "response_format.json_schema"
+ALLOWED = "tool_choice.allowed_tools.tools"
 NOT = {
     "type": "json_schema",
     "json_schema": {"name": "x", "schema": {"properties": {"a/b": {"not": {}}}}},
@@ -40,6 +41,11 @@ def tool(name: str, **more: Any) -> dict[str, Any]:
 
 def named(name: str) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name}}
+
+
+def allowed(*names: str) -> dict[str, Any]:
+    asked = {"mode": "auto", "tools": [named(name) for name in names]}
+    return {"type": "allowed_tools", "allowed_tools": asked}
 
 
 def sampled(**params: Any) -> dict[str, Any]:
@@ -115,6 +121,9 @@ CASES: list[tuple[str, Any, int, str | None, str]] = [
     (C, complete(prompt=LONG), 400, "prompt", "the context window holds 512"),
     (C, complete(model="gpt-9"), 404, "model", "'gpt-9' is not served here"),
     (C, complete(suffix="x"), 400, "suffix", "suffix is not supported"),
+    (C, complete(frobnicate=0), 400, "frobnicate", "not a known field"),
+    (C, complete(use_beam_search=True), 400, "use_beam_search", "not available"),
+    (C, complete(prompt_logprobs=1), 400, "prompt_logprobs", "echo and logprobs"),
     (C, complete(max_tokens="a"), 400, "max_tokens", "expected"),
     (C, complete(max_tokens=600), 400, "max_tokens", "max_tokens is 600"),
     (C, complete(n=2, best_of=1), 400, "best_of", "at least n, 2"),
@@ -154,6 +163,19 @@ CASES: list[tuple[str, Any, int, str | None, str]] = [
     (CC, chat(tool_choice="required"), 400, "tool_choice", "there are no tools"),
     (CC, chat(tools=[tool("f")], tool_choice=named("g")), 400, "tool_choice", "names 'g'"),
     (CC, chat(parallel_tool_calls=False), 400, "parallel_tool_calls", "only allowed with tools"),
+    (CC, chat(tools=[tool("f")], tool_choice=allowed()), 400, ALLOWED, "empty"),
+    (CC, chat(tools=[tool("f")], tool_choice=allowed("g")), 400, ALLOWED, "names 'g'"),
+    (CC, chat(tools=[tool("f")], tool_choice={}), 400, "tool_choice.type", "required"),
+    (CC, chat(verbosity="low"), 400, "verbosity", "in the messages"),
+    (CC, chat(seed=2**63), 400, "seed", "below 2**63"),
+    (CC, chat(messages=[{**USER[0], "x": 0}]), 400, "messages[0].x", "not a known field"),
+    (
+        CC,
+        chat(messages=[{"role": "assistant", "content": "x", "audio": {"id": "a"}}]),
+        400,
+        "messages[0].audio",
+        "text only",
+    ),
     (CC, chat(reasoning_effort="low"), 400, "reasoning_effort", "does not know it"),
     (CC, chat(reasoning_effort="vast"), 400, "reasoning_effort", "'vast'"),
     (CC, chat(service_tier="flex"), 400, "service_tier", "'flex'"),
@@ -232,6 +254,20 @@ def test_unknown_paths_and_methods_have_the_same_shape(server: Running) -> None:
     check_error(server.http.post("/v2/nothing", json={}), 404, None, "there is no /v2/nothing")
     check_error(server.http.get(G), 405, None, "does not take GET")
     check_error(server.http.get("/v1/models/other"), 404, "model", "not served here")
+
+
+def test_fields_that_ask_for_nothing_are_taken(server: Running) -> None:
+    """Clients dump all that they know: null, empty and neutral values."""
+    said = {"role": "assistant", "content": "Yes", "refusal": None, "annotations": []}
+    dumped = {**said, "audio": None, "function_call": None, "tool_calls": None, "new_thing": None}
+    asked = {"new_thing": None, "verbosity": "medium", "store": False, "metadata": {}, "n": None}
+    for answer in (
+        server.post(CC, **chat(messages=[*USER, dumped, dumped, *USER], **asked, max_tokens=2)),
+        server.post(C, **complete(suffix="", use_beam_search=False, new_thing=None)),
+        server.post(G, **sampled(new_thing=None), return_hidden_states=False, session=None),
+        server.post(CC, **chat(top_logprobs=0, max_tokens=2)),
+    ):
+        assert answer.status_code == 200, answer.text
 
 
 FIELDS = {

@@ -150,10 +150,57 @@ def test_a_message_of_calls_alone_has_no_content(calling: Running, client: opena
 
 
 def test_one_call_only(calling: Running, client: openai.OpenAI) -> None:
-    asked = asking_for(calling, f"{NOW}{CALL}", parallel_tool_calls=False)
+    reply = f"<think>\nHm.\n</think>\n\nLet me see. {NOW}{CALL}"
+    asked = asking_for(calling, reply, parallel_tool_calls=False)
     whole = of_whole(client.chat.completions.create(**asked))
     assert whole["calls"] == [["now", "{}"]]
-    assert joined(client.chat.completions.create(**asked, stream=True))["calls"] == whole["calls"]
+    assert (whole["content"], whole["reason"]) == ("Let me see.", "tool_calls")
+    told = ids_of(reply.removesuffix(f"{NOW[-14:]}{CALL}"))  # it ends where the call is whole
+    assert len(told) <= whole["usage"].completion_tokens <= len(told) + 1
+    options = {"include_usage": True}
+    stream = client.chat.completions.create(**asked, stream=True, stream_options=options)
+    assert joined(stream) == whole
+    calling.wait_idle()
+
+
+def test_a_forced_call_that_is_cut_is_no_content(calling: Running, client: openai.OpenAI) -> None:
+    asked = asking_for(calling, '<tool_call>\n{"name": "no', tool_choice="required")
+    whole = of_whole(client.chat.completions.create(**asked))
+    assert (whole["content"], whole["calls"]) == ("", [])
+    assert joined(client.chat.completions.create(**asked, stream=True))["content"] == ""
+
+
+def test_fewer_tools_for_one_answer(calling: Running) -> None:
+    named = [{"type": "function", "function": {"name": "now"}}]
+    for mode in ("auto", "required"):
+        choice = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": named}}
+        messages = [{"role": "user", "content": "Hi"}]
+        ids = prompt_of(calling, messages=messages, tools=TOOLS, tool_choice=choice)
+        text = tiny_tokenizer.byte_level().decode(ids, skip_special_tokens=False)
+        assert '"now"' in text
+        assert "get_weather" not in text
+        grammar = calling.engine.requests[-1].sampling.grammar
+        assert (grammar is not None) == (mode == "required")
+
+
+def test_an_answer_goes_back_however_a_client_dumps_it(
+    calling: Running, client: openai.OpenAI
+) -> None:
+    message = client.chat.completions.create(**asking_for(calling, CALL)).choices[0].message
+    assert message.tool_calls is not None
+    dumps = (message, message.model_dump(), message.to_dict())
+    seen = set()
+    for dump in dumps:
+        result = {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "rain"}
+        messages: Any = [{"role": "user", "content": "Hi"}, dump, result]
+        client.chat.completions.create(model="tiny", messages=messages, tools=TOOLS, max_tokens=1)
+        seen.add(calling.engine.requests[-1].input_ids)
+    arguments = {"city": "日本 🎉"}
+    call = {"id": "c", "function": {"name": "get_weather", "arguments": arguments}}
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "tool_calls": [call]}]
+    calling.post("/v1/chat/completions", messages=[*messages, result], tools=TOOLS, max_tokens=1)
+    seen.add(calling.engine.requests[-1].input_ids)
+    assert len(seen) == 1
 
 
 def test_tool_choice_none_neither_shows_tools_nor_reads_calls(

@@ -60,6 +60,8 @@ ROUTES: tuple[tuple[str, tuple[str, ...], ServiceHandler, type | None], ...] = (
     ("/judge", ("POST", "PUT"), classify, EncodeBody),
     ("/v1/embeddings", ("POST",), embeddings, EmbeddingBody),
     ("/v1/rerank", ("POST",), rerank, RerankBody),
+    ("/v2/rerank", ("POST",), rerank, RerankBody),
+    ("/rerank", ("POST",), rerank, RerankBody),
     ("/v1/score", ("POST",), score, ScoreBody),
     ("/v1/files", ("POST",), create_file, None),
     ("/v1/files", ("GET",), list_files, None),
@@ -73,12 +75,16 @@ ROUTES: tuple[tuple[str, tuple[str, ...], ServiceHandler, type | None], ...] = (
     ("/v1/models", ("GET",), list_models, None),
     ("/v1/models/{model:path}", ("GET",), get_model, None),
     ("/health", ("GET",), control.health, None),
+    ("/ping", ("GET", "POST"), control.health, None),
     ("/health_generate", ("GET",), control.health_generate, None),
     ("/ready", ("GET",), control.ready, None),
     ("/readyz", ("GET",), control.ready, None),
     ("/requests/{rid:path}", ("GET",), request_info, None),
+    ("/version", ("GET",), control.version, None),
     ("/get_model_info", ("GET",), control.model_info, None),
+    ("/model_info", ("GET",), control.model_info, None),
     ("/get_server_info", ("GET",), control.server_info, None),
+    ("/server_info", ("GET",), control.server_info, None),
     ("/get_server_args", ("GET",), control.server_info, None),
     ("/metrics", ("GET",), control.metrics, None),
     ("/flush_cache", ("GET", "POST"), control.flush_cache, None),
@@ -88,7 +94,9 @@ ROUTES: tuple[tuple[str, tuple[str, ...], ServiceHandler, type | None], ...] = (
     ("/stop_profile", ("GET", "POST"), upkeep.stop_profile, None),
     ("/abort_request", ("POST",), control.abort_request, control.AbortBody),
     ("/tokenize", ("POST",), control.tokenize, control.TokenizeBody),
+    ("/v1/tokenize", ("POST",), control.tokenize, control.TokenizeBody),
     ("/detokenize", ("POST",), control.detokenize, control.DetokenizeBody),
+    ("/v1/detokenize", ("POST",), control.detokenize, control.DetokenizeBody),
     ("/parse_function_call", ("POST",), parsing.parse_function_call, parsing.ParseCallBody),
     ("/separate_reasoning", ("POST",), parsing.separate_reasoning, parsing.SeparateBody),
 )
@@ -96,7 +104,7 @@ ROUTES: tuple[tuple[str, tuple[str, ...], ServiceHandler, type | None], ...] = (
 BATCH_ROUTES = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 BATCH_PRIORITY = -(2**31)  # behind everything that clients wait for
 MAX_BATCH_WIDTH = 256
-OPEN_PATHS = frozenset(("/", "/health", "/health_generate", "/ready", "/readyz"))
+OPEN_PATHS = frozenset(("/", "/ping", "/health", "/health_generate", "/ready", "/readyz"))
 
 
 def create_app(service: Service) -> Starlette:

@@ -18,8 +18,9 @@ from srt.server.embedding import start_embedding
 from srt.server.generation import Generation, Prompt
 from srt.server.metrics import CONTENT_TYPE, WorkerTally, render
 from srt.server.openai.answer import check_model
-from srt.server.openai.messages import template_message
-from srt.server.openai.schemas import Message
+from srt.server.openai.message_schemas import Message, Tool
+from srt.server.openai.messages import template_message, template_tools
+from srt.server.openai.tools import check_names
 from srt.server.service import Job, Service, new_request_id
 from srt.text.sampling import SamplingFields, check_sampling
 
@@ -41,8 +42,19 @@ class TokenizeBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         None
     )
     add_special_tokens: Annotated[
-        bool, doc("with the beginning and end tokens that the tokenizer adds to a prompt")
-    ] = True
+        bool | None, doc("with the beginning and end tokens that a prompt gets; true by default")
+    ] = None
+    add_generation_prompt: Annotated[
+        bool | None, doc("end a chat with what begins an answer; true by default")
+    ] = None
+    continue_final_message: Annotated[
+        bool | None, doc("as in chat completions: go on with a final message of the assistant")
+    ] = None
+    chat_template_kwargs: Annotated[
+        dict[str, Any] | None, doc("more names for the chat template")
+    ] = None
+    tools: Annotated[list[Tool] | None, doc("functions, for the chat template")] = None
+    return_token_strs: Annotated[bool | None, doc("tell the tokens' texts, too")] = None
     model: Annotated[str | None, doc("as in completions")] = None
 
 
@@ -50,7 +62,9 @@ class DetokenizeBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """POST /detokenize."""
 
     tokens: Annotated[list[int], doc("token ids")]
-    skip_special_tokens: Annotated[bool, doc("leave special tokens out of the text")] = True
+    skip_special_tokens: Annotated[
+        bool | None, doc("leave special tokens out of the text; true by default")
+    ] = None
     model: Annotated[str | None, doc("as in completions")] = None
 
 
@@ -132,6 +146,11 @@ async def server_info(service: Service, request: Request) -> Response:  # noqa: 
     )
 
 
+async def version(service: Service, request: Request) -> Response:  # noqa: ARG001
+    """The server's version."""
+    return json_response({"version": __version__})
+
+
 async def metrics(service: Service, request: Request) -> Response:  # noqa: ARG001
     """For Prometheus: all HTTP workers together. Raises NotFound without --enable-metrics."""
     client = service.client
@@ -184,23 +203,31 @@ async def tokenize(service: Service, request: Request) -> Response:
     _check_model(service, body.model)
     if (body.prompt is None) == (body.messages is None):
         raise InvalidParameter("exactly one of prompt and messages is needed", "prompt")
-    tokens: Any
-    if body.messages is not None and service.chat is not None:
-        messages = [template_message(m, i) for i, m in enumerate(body.messages)]
-        tokens = service.chat.prompt(messages).input_ids
-        count: int | list[int] = len(tokens)
-    elif isinstance(body.prompt, list):
-        tokens = [
-            tokenizer.encode(text, add_special_tokens=body.add_special_tokens)
-            for text in body.prompt
-        ]
-        count = [len(ids) for ids in tokens]
+    if body.messages is not None:
+        lists = [_chat_ids(service, body, body.messages)]
     else:
-        tokens = tokenizer.encode(body.prompt or "", add_special_tokens=body.add_special_tokens)
-        count = len(tokens)
-    return json_response(
-        {"tokens": tokens, "count": count, "max_model_len": service.limits.max_seq_len}
+        texts = body.prompt if isinstance(body.prompt, list) else [body.prompt or ""]
+        adds = body.add_special_tokens is not False
+        lists = [tokenizer.encode(text, add_special_tokens=adds) for text in texts]
+    told: dict[str, list[Any]] = {"tokens": lists, "count": [len(ids) for ids in lists]}
+    if body.return_token_strs:
+        told["token_strs"] = [[tokenizer.token_text(i) for i in ids] for ids in lists]
+    shown = told if isinstance(body.prompt, list) else {name: one for name, (one,) in told.items()}
+    return json_response({**shown, "max_model_len": service.limits.max_seq_len})
+
+
+def _chat_ids(service: Service, body: TokenizeBody, messages: list[Message]) -> list[int]:
+    """The prompt that a chat would be."""
+    assert service.chat is not None
+    check_names(body.tools or [])
+    made = service.chat.prompt(
+        [template_message(m, i) for i, m in enumerate(messages)],
+        tools=template_tools(body.tools) if body.tools else None,
+        continue_final=body.continue_final_message,
+        opens_answer=body.add_generation_prompt is not False,
+        variables=body.chat_template_kwargs,
     )
+    return made.input_ids
 
 
 async def detokenize(service: Service, request: Request) -> Response:
@@ -215,9 +242,9 @@ async def detokenize(service: Service, request: Request) -> Response:
                 f"{service.limits.vocab_size}",
                 "tokens",
             )
-    return json_response(
-        {"text": tokenizer.decode(body.tokens, skip_special_tokens=body.skip_special_tokens)}
-    )
+    skips = body.skip_special_tokens is not False
+    text = tokenizer.decode(body.tokens, skip_special_tokens=skips)
+    return json_response({"text": text, "prompt": text})
 
 
 def _check_model(service: Service, name: str | None) -> None:

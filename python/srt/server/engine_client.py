@@ -160,6 +160,7 @@ class EngineClient:
                 raise InvalidParameter(f"the request id {request_id!r} is in use", "rid")
         self.idle.clear()
         arrival, now_s = current_arrival(), time.monotonic()
+        arrival.request_id = arrival.request_id or generation.sequences[0].request_id
         for sequence, request in zip(generation.sequences, requests, strict=True):
             chosen = self._choose() if engine_index is None else engine_index
             engine = self.engines[chosen]

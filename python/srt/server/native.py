@@ -58,6 +58,7 @@ class GenerateBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     image_data: Annotated[Any, refused(_NO_IMAGES)] = None
     modalities: Annotated[Any, refused(_NO_IMAGES)] = None
     lora_path: Annotated[Any, refused("LoRA adapters are not served in this version")] = None
+    return_hidden_states: Annotated[Any, refused("/encode tells vectors")] = None
 
 
 _reader = BodyReader(GenerateBody)

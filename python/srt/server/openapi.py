@@ -41,6 +41,8 @@ ANSWERS: Mapping[str, Any] = MappingProxyType(
         "/judge": native.Vector | list[native.Vector],
         "/v1/embeddings": openai.EmbeddingList,
         "/v1/rerank": openai.Reranked,
+        "/v2/rerank": openai.Reranked,
+        "/rerank": openai.Reranked,
         "/v1/score": openai.Scored,
         "/update_weights_from_disk": native.Updated,
         "/update_weights": native.Updated,
@@ -57,12 +59,17 @@ ANSWERS: Mapping[str, Any] = MappingProxyType(
         "/v1/models": openai.ModelList,
         "/v1/models/{model}": openai.ModelCard,
         "/requests/{rid}": native.RequestInfo,
+        "/version": native.Version,
         "/get_model_info": native.ModelInfo,
+        "/model_info": native.ModelInfo,
         "/get_server_info": native.ServerInfo,
+        "/server_info": native.ServerInfo,
         "/get_server_args": native.ServerInfo,
         "/abort_request": native.Aborted,
         "/tokenize": native.Tokenized,
+        "/v1/tokenize": native.Tokenized,
         "/detokenize": native.Detokenized,
+        "/v1/detokenize": native.Detokenized,
         "/parse_function_call": native.ParsedCalls,
         "/separate_reasoning": native.Separated,
     }
@@ -77,7 +84,7 @@ EVENTS: Mapping[str, Any] = MappingProxyType(
 )
 _TEXT = frozenset({"/metrics", "/flush_cache"})  # answered by plain text
 _BYTES = frozenset({"/v1/files/{file_id}/content"})
-_EMPTY = frozenset({"/health", "/health_generate", "/ready", "/readyz"})
+_EMPTY = frozenset({"/ping", "/health", "/health_generate", "/ready", "/readyz"})
 _UPLOAD = {
     "type": "object",
     "properties": {

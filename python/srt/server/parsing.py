@@ -12,7 +12,7 @@ from srt.errors import InvalidParameter
 from srt.fields import doc
 from srt.server.answers import json_response
 from srt.server.body import BodyReader
-from srt.server.openai.schemas import Tool
+from srt.server.openai.message_schemas import Tool
 from srt.server.openai.tools import check_names, functions_of
 from srt.server.service import Service
 from srt.text.reasoning import REASONING_FORMATS, find_reasoning_format

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 from srt.errors import InvalidParameter
@@ -46,11 +47,17 @@ async def read_prompts(
 
 
 async def read_mixed_prompts(
-    service: Service, given: str | list[str | int | list[int]], field: str, *, is_answered: bool
+    service: Service,
+    given: str | list[str | int | list[int]],
+    field: str,
+    *,
+    is_answered: bool,
+    add_special_tokens: bool = True,
 ) -> list[Prompt]:
     """The prompts of an OpenAI route: a text, ids, or a list of texts and lists of ids."""
+    encode = partial(service.encode, is_answered=is_answered, add_special_tokens=add_special_tokens)
     if isinstance(given, str):
-        return [await service.encode(given, field, is_answered=is_answered)]
+        return [await encode(given, field)]
     if given and isinstance(given[0], int):
         ids = [x for x in given if isinstance(x, int)]
         if len(ids) == len(given):
@@ -60,7 +67,8 @@ async def read_mixed_prompts(
     for i, one in enumerate(given):
         name = f"{field}[{i}]"
         if isinstance(one, str):
-            prompts.append(await _encoded(service, one, name, is_answered))
+            await asyncio.sleep(0)  # others are let in between
+            prompts.append(await encode(one, name))
         elif isinstance(one, list):
             prompts.append(service.check_ids(one, name, is_answered=is_answered))
         else:

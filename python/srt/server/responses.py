@@ -103,11 +103,20 @@ class ModelInfo(Answer, frozen=True, kw_only=True):
     is_generation: bool
 
 
+class Version(Answer, frozen=True, kw_only=True):
+    """The server's version."""
+
+    version: str
+
+
 class Tokenized(Answer, frozen=True, kw_only=True):
     """Token ids."""
 
     tokens: Annotated[list[int | list[int]], doc("a list for each text where there are several")]
     count: int | list[int]
+    token_strs: Annotated[
+        list[str | list[str]] | msgspec.UnsetType, doc("with return_token_strs: their texts")
+    ] = msgspec.UNSET
     max_model_len: Annotated[int, doc("the context window in tokens")]
 
 
@@ -115,6 +124,7 @@ class Detokenized(Answer, frozen=True, kw_only=True):
     """A text."""
 
     text: str
+    prompt: Annotated[str, doc("the same, by vLLM's name for it")]
 
 
 class Aborted(Answer, frozen=True, kw_only=True):

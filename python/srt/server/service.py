@@ -8,9 +8,11 @@ import logging
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 
 import msgspec
 
@@ -34,7 +36,11 @@ INLINE_CHARS = 16384  # longer texts are encoded beside the event loop
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One prompt and what is wanted of it. logprob_start: prompt position, -1: none."""
+    """One prompt and what is wanted of it.
+
+    logprob_start: prompt position, -1: none. new_ending: makes what reads one choice and tells
+    where it ends, see `Sequence`.
+    """
 
     prompt: Prompt
     sampling: Sampling
@@ -44,6 +50,7 @@ class Job:
     logprob_start: int = -1
     top_logprobs: int = 0
     priority: int = 0
+    new_ending: Callable[[], Callable[[str], bool]] | None = None
 
     def summary(self) -> str:
         """What is asked, for the log; the prompt itself is not shown."""
@@ -87,14 +94,22 @@ class Service:
             )
         return self.tokenizer
 
-    async def encode(self, text: str, field_name: str, *, is_answered: bool = True) -> Prompt:
+    async def encode(
+        self,
+        text: str,
+        field_name: str,
+        *,
+        is_answered: bool = True,
+        add_special_tokens: bool = True,
+    ) -> Prompt:
         """A text prompt, to be answered by tokens or not. Raises RequestError if it cannot fit."""
         tokenizer = self.need_tokenizer(field_name)
         self.check_text_len(len(text), field_name)
         if len(text) <= INLINE_CHARS:
-            ids = tokenizer.encode(text)
+            ids = tokenizer.encode(text, add_special_tokens=add_special_tokens)
         else:
-            ids = await asyncio.to_thread(tokenizer.encode, text)
+            encode = partial(tokenizer.encode, text, add_special_tokens=add_special_tokens)
+            ids = await asyncio.to_thread(encode)
         return self.check_ids(ids, field_name, text, is_answered=is_answered)
 
     def check_text_len(self, num_chars: int, field_name: str) -> None:
@@ -169,7 +184,12 @@ class Service:
             params = job.sampling.for_prompt(len(job.prompt.input_ids), self.limits)
             for choice in range(job.choices):
                 sequence = Sequence(
-                    len(sequences), job.request_id, job.prompt, self.tokenizer, job.sampling.text
+                    len(sequences),
+                    job.request_id,
+                    job.prompt,
+                    self.tokenizer,
+                    job.sampling.text,
+                    None if job.new_ending is None else job.new_ending(),
                 )
                 sequence.hides_output = job.sampling.max_new_tokens == 0
                 sequences.append(sequence)

@@ -62,6 +62,7 @@ class ChatFormat:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         continue_final: bool | None = None,
+        opens_answer: bool = True,
         variables: Mapping[str, Any] | None = None,
     ) -> ChatPrompt:
         """The prompt for the next answer.
@@ -71,6 +72,7 @@ class ChatFormat:
             tools: what the model may call, for a template that takes tools.
             continue_final: go on with a final assistant message rather than answer it; None: yes,
                 unless it calls tools.
+            opens_answer: end with what begins an answer, unless a message is gone on with.
             variables: more names for the template.
 
         Raises:
@@ -86,12 +88,21 @@ class ChatFormat:
                 f"the final role is {messages[-1]['role']}",
                 "continue_final_message",
             )
-        if is_reply and (continue_final or (continue_final is None and not _has_calls(messages))):
+        if continue_final is None:
+            continue_final = is_reply and opens_answer and not _has_calls(messages)
+        if continue_final:
+            opens_answer = True
             begun, messages = messages[-1]["content"], messages[:-1]
         if self._conversation is not None:
+            if not opens_answer:
+                raise InvalidParameter(
+                    f"the chat format {self._conversation.name} always begins an answer",
+                    "add_generation_prompt",
+                )
             text = _render_turns(self._conversation, messages) + begun
             return ChatPrompt(text, self._tokenizer.encode(text), self._conversation.stop, begun)
-        text = self._render_template(messages, tools, variables or {}) + begun
+        given = {**(variables or {}), "add_generation_prompt": opens_answer}
+        text = self._render_template(messages, tools, given) + begun
         ids = self._tokenizer.encode(text, add_special_tokens=False)
         return ChatPrompt(text, ids, begun=begun)
 
@@ -105,7 +116,7 @@ class ChatFormat:
             raise InvalidParameter(
                 "this model has no chat template; start the server with --chat-template", "messages"
             )
-        known = {"messages": messages, "add_generation_prompt": True, "tools": tools}
+        known = {"messages": messages, "tools": tools}
         try:
             return self._template.render({**self._tokenizer.vocabulary.named, **variables, **known})
         except Exception as error:

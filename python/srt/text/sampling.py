@@ -319,6 +319,8 @@ class _Checks:
         seed = self._given.seed
         if seed is None:
             return secrets.randbits(_SEED_BITS)
+        if not -(1 << _SEED_BITS) <= seed < 1 << _SEED_BITS:
+            raise self._invalid("seed", seed, "must be at least -2**63 and below 2**63")
         return seed % (1 << _SEED_BITS)
 
     def logit_bias(self, vocab_size: int) -> tuple[tuple[int, float], ...]:

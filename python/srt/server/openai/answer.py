@@ -85,6 +85,7 @@ class Chunks:
         new_choices: what there is to tell of a sequence now; may be nothing. A string is short
             for `text_choice` of it, and cheaper.
         count_usage: token counts of sequences.
+        prompt_ids: told in the first chunk.
     """
 
     def __init__(
@@ -96,8 +97,10 @@ class Chunks:
         text_choice: Callable[[int, str], dict[str, Any]],
         new_choices: Callable[[Sequence], str | list[dict[str, Any]]],
         count_usage: Callable[[Iterable[Sequence]], dict[str, Any]],
+        prompt_ids: list[int] | None = None,
     ) -> None:
         self._generation = generation
+        self._prompt_ids: list[int] | None = None
         self._head = head
         self._options = options
         self._new_choices = new_choices
@@ -109,6 +112,7 @@ class Chunks:
             for sequence in generation.sequences
         ]
         self._text_choice = text_choice
+        self._prompt_ids = prompt_ids  # behind the text events, which are not the first
 
     def news(self, sequences: Seq[Sequence]) -> bytes:
         """Chunks about sequences with new tokens or an end."""
@@ -145,18 +149,32 @@ class Chunks:
             chunk["usage"] = self._count_usage([sequence])
         elif self._options.include_usage:
             chunk["usage"] = None
+        if self._prompt_ids is not None:
+            chunk["prompt_token_ids"], self._prompt_ids = self._prompt_ids, None
         return chunk
 
 
+class TokenIds:
+    """The token ids of each choice as they come, final stop ids included."""
+
+    def __init__(self, generation: Generation) -> None:
+        self._told = [0] * len(generation.sequences)
+
+    def take(self, sequence: Sequence) -> list[int]:
+        """Those that are new."""
+        start, self._told[sequence.index] = self._told[sequence.index], len(sequence.tokens)
+        return sequence.tokens[start:]
+
+
 def chat_logprobs(
-    tokenizer: Tokenizer, tokens: Seq[int], entries: Seq[SeqLogprobs]
+    tokenizer: Tokenizer, tokens: Seq[int], entries: Seq[SeqLogprobs], *, as_ids: bool
 ) -> dict[str, Any]:
-    """Chat's form: one record per token."""
+    """Chat's form: one record per token. as_ids: tokens are named `token_id:ID`."""
     return {
         "content": [
             {
-                **_token_record(tokenizer, token, entry.token),
-                "top_logprobs": [_token_record(tokenizer, i, x) for i, x in entry.top],
+                **_token_record(tokenizer, token, entry.token, as_ids),
+                "top_logprobs": [_token_record(tokenizer, i, x, as_ids) for i, x in entry.top],
             }
             for token, entry in zip(tokens, entries, strict=True)
         ],
@@ -164,21 +182,27 @@ def chat_logprobs(
     }
 
 
-def _token_record(tokenizer: Tokenizer, token: int, logprob: float | None) -> dict[str, Any]:
+def _token_record(
+    tokenizer: Tokenizer, token: int, logprob: float | None, as_ids: bool
+) -> dict[str, Any]:
     piece = tokenizer.pieces[token]
     return {
-        "token": piece.decode("utf-8", "replace"),
+        "token": f"token_id:{token}" if as_ids else piece.decode("utf-8", "replace"),
         "logprob": logprob,
         "bytes": list(piece),
     }
 
 
 class CompletionLogprobs:
-    """Completions' form: parallel lists. `text_offset` counts characters of the choice's text."""
+    """Completions' form: parallel lists. `text_offset` counts characters of the choice's text.
 
-    def __init__(self, tokenizer: Tokenizer, hidden: frozenset[int]) -> None:
+    hidden: tokens that the text does not show. as_ids: tokens are named `token_id:ID`.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, hidden: frozenset[int], *, as_ids: bool) -> None:
         self._tokenizer = tokenizer
         self._hidden = hidden
+        self._as_ids = as_ids
         self._decoder = _utf8("replace")
         self._offset = 0
 
@@ -187,10 +211,8 @@ class CompletionLogprobs:
         tokens: Seq[int],
         logprobs: Seq[float | None],
         tops: Seq[list[tuple[int, float]] | None],
-        *,
-        with_top: bool,
     ) -> dict[str, list[Any]]:
-        """The next tokens of the choice."""
+        """The next tokens of the choice. A token stands in its own top, wherever it ranks."""
         offsets = []
         for token in tokens:
             offsets.append(self._offset)
@@ -199,20 +221,24 @@ class CompletionLogprobs:
         return {
             "tokens": [self._name(token) for token in tokens],
             "token_logprobs": list(logprobs),
-            "top_logprobs": [self._top(top) if with_top else None for top in tops],
+            "top_logprobs": list(map(self._top, tokens, logprobs, tops)),
             "text_offset": offsets,
         }
 
-    def _top(self, pairs: list[tuple[int, float]] | None) -> dict[str, float] | None:
-        if pairs is None:
+    def _top(
+        self, token: int, logprob: float | None, pairs: list[tuple[int, float]] | None
+    ) -> dict[str, float] | None:
+        if logprob is None:
             return None
         named: dict[str, float] = {}
-        for token, logprob in pairs:
-            named.setdefault(self._name(token), logprob)
+        for likely, value in [*(pairs or []), (token, logprob)]:
+            named.setdefault(self._name(likely), value)
         return named
 
     def _name(self, token: int) -> str:
         """A token's text; a part of a character shows its bytes."""
+        if self._as_ids:
+            return f"token_id:{token}"
         piece = self._tokenizer.pieces[token]
         try:
             return piece.decode("utf-8")

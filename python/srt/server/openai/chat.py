@@ -21,6 +21,7 @@ from srt.server.body import BodyReader
 from srt.server.generation import Generation, Sequence
 from srt.server.openai.answer import (
     Chunks,
+    TokenIds,
     chat_logprobs,
     check_model,
     check_stream_options,
@@ -36,7 +37,7 @@ from srt.server.openai.messages import (
     template_message,
     template_tools,
 )
-from srt.server.openai.reply import ReplyTeller
+from srt.server.openai.reply import CallLimit, ReplyTeller
 from srt.server.openai.schemas import CHAT_NAMES, ChatBody, StreamOptions, sampling_fields
 from srt.server.openai.tools import ToolUse, bind_answer, bind_calls, check_tools, writing_of
 from srt.server.service import INLINE_CHARS, Job, Service, new_request_id
@@ -83,7 +84,11 @@ def _check(service: Service, body: ChatBody) -> None:
     refuse_unsupported(body)
     check_model(service, body.model)
     service.need_tokenizer("/v1/chat/completions")
-    if body.top_logprobs is not None and not body.logprobs:
+    if body.verbosity not in (None, "medium"):
+        raise UnsupportedParameter(
+            f"verbosity {body.verbosity} is not supported: ask for it in the messages", "verbosity"
+        )
+    if body.top_logprobs and not body.logprobs:
         raise InvalidParameter("top_logprobs needs logprobs to be true", "top_logprobs")
 
 
@@ -93,13 +98,14 @@ async def _prepare(service: Service, body: ChatBody) -> _Chat:
     assert service.tokenizer is not None
     tools = check_tools(service, body)
     messages = [template_message(message, i) for i, message in enumerate(body.messages)]
-    shown_tools = None if tools is None else template_tools(tools.tools)
+    shown_tools = None if tools is None else template_tools(tools.tools.values())
     service.check_text_len(num_content_chars(messages), "messages")
     make = partial(
         service.chat.prompt,
         messages,
         tools=shown_tools,
         continue_final=body.continue_final_message,
+        opens_answer=body.add_generation_prompt is not False,
         variables=_variables(service, body),
     )
     is_long = num_chars(body) > INLINE_CHARS
@@ -118,14 +124,18 @@ async def _prepare(service: Service, body: ChatBody) -> _Chat:
     if tools is not None or reasoning is not None:
         shown = service.reply_format.shown_ids(service.tokenizer)
         sampling = replace(sampling, text=msgspec.structs.replace(sampling.text, shown_ids=shown))
+    new_ending = None
+    if tools is not None and not tools.is_parallel and not tools.forced:
+        new_ending = partial(CallLimit, tools, reasoning, opens=opens)
     job = Job(
         prompt=prompt,
         sampling=sampling,
-        request_id=new_request_id("chatcmpl-"),
+        request_id=new_request_id("chatcmpl-") if body.rid is None else body.rid,
         choices=sampling.n,
         return_logprob=bool(body.logprobs),
         top_logprobs=check_top_logprobs(body.top_logprobs or 0, "top_logprobs"),
         priority=service.check_priority(body.priority),
+        new_ending=new_ending,
     )
     return _Chat(job, tools, reasoning, opens)
 
@@ -182,6 +192,8 @@ class _Answer:
     ) -> None:
         self._tokenizer = service.need_tokenizer("/v1/chat/completions")
         self._wants_logprobs = bool(body.logprobs)
+        self._as_ids = bool(body.return_tokens_as_token_ids)
+        self._ids = TokenIds(generation) if body.return_token_ids else None
         self._generation = generation
         self._told = [0] * len(generation.sequences)
         self._has_opened = [False] * len(generation.sequences)
@@ -210,8 +222,10 @@ class _Answer:
         choices = [
             {"index": s.index, "message": self._message(s), **self._ending(s)} for s in sequences
         ]
-        counted = self._usage(sequences)
-        return {**self._head, "object": "chat.completion", "choices": choices, "usage": counted}
+        told = {**self._head, "object": "chat.completion", "choices": choices}
+        if self._ids is not None:
+            told["prompt_token_ids"] = sequences[0].prompt.input_ids
+        return {**told, "usage": self._usage(sequences)}
 
     def chunks(self, options: StreamOptions) -> Chunks:
         """How a stream is told."""
@@ -222,6 +236,9 @@ class _Answer:
             text_choice=_text_choice,
             new_choices=self._new_choices,
             count_usage=self._usage,
+            prompt_ids=None
+            if self._ids is None
+            else self._generation.sequences[0].prompt.input_ids,
         )
 
     def _message(self, sequence: Sequence) -> dict[str, Any]:
@@ -230,7 +247,7 @@ class _Answer:
         return self._tellers[sequence.index].message(sequence)
 
     def _new_choices(self, sequence: Sequence) -> str | list[dict[str, Any]]:
-        is_plain = not self._wants_logprobs and not sequence.finish
+        is_plain = not self._wants_logprobs and self._ids is None and not sequence.finish
         if is_plain and self._tellers is None and self._has_opened[sequence.index]:
             return sequence.take_text()
         told: list[dict[str, Any]] = []
@@ -239,7 +256,7 @@ class _Answer:
             told.append({"index": sequence.index, "delta": _OPENING, **_NO_ENDING})
         deltas = self._new_deltas(sequence)
         ending = self._ending(sequence)
-        if not deltas and (ending["logprobs"] or sequence.finish):
+        if not deltas and (ending["logprobs"] or ending.get("token_ids") or sequence.finish):
             deltas = [{}]
         for delta in deltas[:-1]:
             told.append({"index": sequence.index, "delta": delta, **_NO_ENDING})
@@ -269,15 +286,20 @@ class _Answer:
             "logprobs": self._new_logprobs(sequence),
             "finish_reason": reason,
             "matched_stop": matched_stop(sequence),
+            **({} if self._ids is None else {"token_ids": self._ids.take(sequence)}),
         }
 
     def _new_logprobs(self, sequence: Sequence) -> dict[str, Any] | None:
         if not self._wants_logprobs:
             return None
-        start, end = self._told[sequence.index], min(sequence.num_shown, len(sequence.logprobs))
+        shown = sequence.num_shown if self._ids is None else len(sequence.tokens)
+        start, end = self._told[sequence.index], min(shown, len(sequence.logprobs))
         if start == end and not sequence.finish:
             return None
         self._told[sequence.index] = end
         return chat_logprobs(
-            self._tokenizer, sequence.tokens[start:end], sequence.logprobs[start:end]
+            self._tokenizer,
+            sequence.tokens[start:end],
+            sequence.logprobs[start:end],
+            as_ids=self._as_ids,
         )

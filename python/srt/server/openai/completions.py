@@ -18,6 +18,7 @@ from srt.server.generation import Generation, Prompt, Sequence
 from srt.server.openai.answer import (
     Chunks,
     CompletionLogprobs,
+    TokenIds,
     check_model,
     check_stream_options,
     check_top_logprobs,
@@ -49,8 +50,14 @@ async def completions(service: Service, request: Request) -> Response:
     check_model(service, body.model)
     service.need_tokenizer("/v1/completions")
     options = check_stream_options(body.stream_options, body.stream)
-    prompts = await read_mixed_prompts(service, body.prompt, "prompt", is_answered=True)
-    request_id = new_request_id("cmpl-")
+    prompts = await read_mixed_prompts(
+        service,
+        body.prompt,
+        "prompt",
+        is_answered=True,
+        add_special_tokens=body.add_special_tokens is not False,
+    )
+    request_id = new_request_id("cmpl-") if body.rid is None else body.rid
     jobs = _jobs(service, body, prompts, request_id)
     await service.check_grammars(jobs)
     generation = service.start(jobs, stream=bool(body.stream))
@@ -142,7 +149,11 @@ class _Answer:
         }
         hides = body.skip_special_tokens is not False
         hidden = self._tokenizer.special if hides else frozenset[int]()
-        self._logprobs = [CompletionLogprobs(self._tokenizer, hidden) for _ in generation.sequences]
+        as_ids = bool(body.return_tokens_as_token_ids)
+        self._logprobs = [
+            CompletionLogprobs(self._tokenizer, hidden, as_ids=as_ids) for _ in generation.sequences
+        ]
+        self._ids = TokenIds(generation) if body.return_token_ids else None
         self._told = [0] * len(generation.sequences)
         self._has_begun = [False] * len(generation.sequences)
 
@@ -170,11 +181,11 @@ class _Answer:
         )
 
     def _new_choices(self, sequence: Sequence) -> str | list[dict[str, Any]]:
-        is_plain = self._body.logprobs is None and not sequence.finish
+        is_plain = self._body.logprobs is None and self._ids is None and not sequence.finish
         if is_plain and self._has_begun[sequence.index]:
             return sequence.take_text()
         choice = self._choice(sequence)
-        if choice["text"] or choice["logprobs"] or sequence.finish:
+        if choice["text"] or choice["logprobs"] or choice.get("token_ids") or sequence.finish:
             return [choice]
         return []  # half a character, or text that may become a stop string
 
@@ -191,7 +202,14 @@ class _Answer:
             "logprobs": self._new_logprobs(sequence, is_first),
             "finish_reason": finish_reason(sequence),
             "matched_stop": matched_stop(sequence),
+            **self._new_ids(sequence, is_first),
         }
+
+    def _new_ids(self, sequence: Sequence, is_first: bool) -> dict[str, list[int]]:
+        if self._ids is None:
+            return {}
+        new = {"token_ids": self._ids.take(sequence)}
+        return {"prompt_token_ids": sequence.prompt.input_ids, **new} if is_first else new
 
     def _prompt_text(self, prompt: Prompt) -> str:
         if prompt.text is not None:
@@ -202,7 +220,8 @@ class _Answer:
     def _new_logprobs(self, sequence: Sequence, is_first: bool) -> dict[str, Any] | None:
         if self._body.logprobs is None:
             return None
-        start, end = self._told[sequence.index], min(sequence.num_shown, len(sequence.logprobs))
+        shown = sequence.num_shown if self._ids is None else len(sequence.tokens)
+        start, end = self._told[sequence.index], min(shown, len(sequence.logprobs))
         self._told[sequence.index] = end
         entries = sequence.logprobs[start:end]
         tokens = sequence.tokens[start:end]
@@ -211,11 +230,10 @@ class _Answer:
         if is_first and self._body.echo:
             tokens = sequence.prompt.input_ids + tokens
             logprobs = sequence.prompt_logprobs + logprobs
-            tops = sequence.prompt_top_logprobs + tops
+            tops = (sequence.prompt_top_logprobs or [None] * len(sequence.prompt_logprobs)) + tops
         if not tokens and not sequence.finish:
             return None
-        with_top = self._body.logprobs > 0
-        return self._logprobs[sequence.index].lists(tokens, logprobs, tops, with_top=with_top)
+        return self._logprobs[sequence.index].lists(tokens, logprobs, tops)
 
 
 def _mean_logprob(sequence: Sequence) -> float:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
 from srt.errors import InvalidParameter, UnsupportedParameter
-from srt.server.openai.schemas import ChatBody, Message, TextPart, Tool, ToolCall
+from srt.fields import refuse_unsupported
+from srt.server.openai.message_schemas import Message, TextPart, Tool, ToolCall
+from srt.server.openai.schemas import ChatBody
 
 
 class ToolArguments(dict[str, Any]):
@@ -27,24 +30,25 @@ class ToolArguments(dict[str, Any]):
 def template_message(message: Message, index: int) -> dict[str, Any]:
     """A message as templates want it: content is text. Raises RequestError naming its place."""
     where = f"messages[{index}]"
-    if message.refusal not in (None, ""):
-        raise UnsupportedParameter(f"{where}.refusal is not supported", f"{where}.refusal")
+    refuse_unsupported(message, f"{where}.")
     made: dict[str, Any] = {"role": message.role, "content": _content(message, where)}
     if message.name is not None:
         made["name"] = message.name
     if message.tool_call_id is not None:
         _only_for(message, "tool", "tool_call_id", where)
         made["tool_call_id"] = message.tool_call_id
-    if message.reasoning_content is not None:
-        _only_for(message, "assistant", "reasoning_content", where)
-        made["reasoning_content"] = message.reasoning_content
+    thoughts = message.reasoning if message.reasoning_content is None else message.reasoning_content
+    if thoughts is not None:
+        field = "reasoning" if message.reasoning_content is None else "reasoning_content"
+        _only_for(message, "assistant", field, where)
+        made["reasoning_content"] = thoughts
     if message.tool_calls:
         _only_for(message, "assistant", "tool_calls", where)
         made["tool_calls"] = [_template_call(call) for call in message.tool_calls]
     return made
 
 
-def template_tools(tools: list[Tool]) -> list[dict[str, Any]]:
+def template_tools(tools: Iterable[Tool]) -> list[dict[str, Any]]:
     """Tools as templates want them."""
     return [{"type": "function", "function": _template_function(tool)} for tool in tools]
 
@@ -69,7 +73,8 @@ def _template_function(tool: Tool) -> dict[str, Any]:
 
 def _content(message: Message, where: str) -> str:
     if message.content is None:
-        if message.role == "assistant" and (message.tool_calls or message.reasoning_content):
+        is_thinking = message.reasoning_content or message.reasoning
+        if message.role == "assistant" and (message.tool_calls or is_thinking):
             return ""
         raise InvalidParameter(f"{where}.content is required", f"{where}.content")
     if isinstance(message.content, str):
@@ -94,10 +99,12 @@ def _only_for(message: Message, role: str, field: str, where: str) -> None:
 def _template_call(call: ToolCall) -> dict[str, Any]:
     """A call; arguments that are no JSON object (models do that) stay text."""
     arguments: Any = call.function.arguments
-    try:
-        decoded = json.loads(arguments) if arguments.strip() else {}
-    except (ValueError, RecursionError):
-        decoded = None
+    decoded: Any = arguments
+    if isinstance(arguments, str):
+        try:
+            decoded = json.loads(arguments) if arguments.strip() else {}
+        except (ValueError, RecursionError):
+            decoded = None
     if isinstance(decoded, dict):
         arguments = ToolArguments(decoded)
     function = {"name": call.function.name, "arguments": arguments}

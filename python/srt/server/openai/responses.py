@@ -115,6 +115,9 @@ class ChatChoice(Answer, frozen=True, kw_only=True):
     logprobs: ChatLogprobs | None
     finish_reason: Finish
     matched_stop: Annotated[int | str | None, doc("the stop id or text that ended it")]
+    token_ids: Annotated[
+        list[int] | msgspec.UnsetType, doc("with return_token_ids: the tokens, a final stop too")
+    ] = msgspec.UNSET
 
 
 class ChatCompletion(Answer, frozen=True, kw_only=True):
@@ -126,6 +129,9 @@ class ChatCompletion(Answer, frozen=True, kw_only=True):
     model: Annotated[str, doc("the served name")]
     choices: list[ChatChoice]
     usage: Usage
+    prompt_token_ids: Annotated[
+        list[int] | msgspec.UnsetType, doc("with return_token_ids; in a stream in the first event")
+    ] = msgspec.UNSET
 
 
 class FunctionDelta(Answer, frozen=True, kw_only=True):
@@ -161,6 +167,9 @@ class ChunkChoice(Answer, frozen=True, kw_only=True):
     logprobs: ChatLogprobs | None
     finish_reason: Annotated[Finish | None, doc("null until the last")]
     matched_stop: int | str | None
+    token_ids: Annotated[
+        list[int] | msgspec.UnsetType, doc("with return_token_ids: the tokens, a final stop too")
+    ] = msgspec.UNSET
 
 
 class ChatChunk(Answer, frozen=True, kw_only=True):
@@ -172,6 +181,9 @@ class ChatChunk(Answer, frozen=True, kw_only=True):
     model: str
     choices: Annotated[list[ChunkChoice], doc("empty in the chunk that brings the usage")]
     usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
+    prompt_token_ids: Annotated[
+        list[int] | msgspec.UnsetType, doc("with return_token_ids; in a stream in the first event")
+    ] = msgspec.UNSET
 
 
 class Logprobs(Answer, frozen=True, kw_only=True):
@@ -191,6 +203,12 @@ class CompletionChoice(Answer, frozen=True, kw_only=True):
     logprobs: Logprobs | None
     finish_reason: Annotated[Finish | None, doc("null in a stream until the last")]
     matched_stop: Annotated[int | str | None, doc("the stop id or text that ended it")]
+    prompt_token_ids: Annotated[
+        list[int] | msgspec.UnsetType, doc("with return_token_ids; in a stream in the first event")
+    ] = msgspec.UNSET
+    token_ids: Annotated[
+        list[int] | msgspec.UnsetType, doc("with return_token_ids: the tokens, a final stop too")
+    ] = msgspec.UNSET
 
 
 class Completion(Answer, frozen=True, kw_only=True):

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-import msgspec
-
 from srt.fields import doc, refused
+from srt.server.openai.message_schemas import (
+    AllowedToolChoice,
+    Closed,
+    Message,
+    NamedToolChoice,
+    Tool,
+)
 from srt.text.sampling import MAX_CHOICES, SamplingFields
 
 MAX_TOP_LOGPROBS = 20
@@ -15,10 +20,6 @@ _CACHE = "prefixes stay cached until the room is needed"
 # What OpenAI calls our sampling fields.
 COMPLETION_NAMES = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens"}
 CHAT_NAMES = {"max_new_tokens": "max_completion_tokens", "min_new_tokens": "min_tokens"}
-
-
-class Closed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A body or a part of one, without fields that we do not know."""
 
 
 class StreamOptions(Closed, frozen=True, kw_only=True):
@@ -117,6 +118,7 @@ class Common(Closed, frozen=True, kw_only=True):
     ] = None
     guided_regex: Annotated[str | None, doc("vLLM's name for regex")] = None
     ignore_eos: Annotated[bool | None, doc("go on after the model's own end")] = None
+    include_stop_str_in_output: Annotated[bool | None, doc("vLLM's name for no_stop_trim")] = None
     json_schema: Annotated[
         str | dict[str, Any] | bool | None,
         doc("the answer is a JSON document that it describes; an object, or one as text"),
@@ -131,9 +133,19 @@ class Common(Closed, frozen=True, kw_only=True):
         int | None, doc("larger runs earlier; needs --enable-priority-scheduling")
     ] = None
     regex: Annotated[str | None, doc("the answer matches it as a whole")] = None
+    rid: Annotated[str | None, doc("the answer's id, for /abort_request")] = None
     repetition_penalty: Annotated[
         float | None,
         doc("divides the logits of tokens of prompt and answer", exclusiveMinimum=0, maximum=2),
+    ] = None
+    return_token_ids: Annotated[
+        bool | None,
+        doc(
+            "also tell token_ids of each choice and prompt_token_ids, and logprobs of a final stop"
+        ),
+    ] = None
+    return_tokens_as_token_ids: Annotated[
+        bool | None, doc("logprobs name tokens `token_id:ID` rather than by their text")
     ] = None
     skip_special_tokens: Annotated[
         bool | None, doc("leave special tokens out of the text; true by default")
@@ -149,6 +161,15 @@ class Common(Closed, frozen=True, kw_only=True):
     top_k: Annotated[
         int | None, doc("draw from so many likeliest tokens; -1: from all", minimum=-1)
     ] = None
+    allowed_token_ids: Annotated[Any, refused("use a grammar, or logit_bias")] = None
+    bad_words: Annotated[Any, refused("use logit_bias")] = None
+    lora_path: Annotated[Any, refused("LoRA adapters are not served in this version")] = None
+    prompt_logprobs: Annotated[
+        Any, refused("completions score the prompt by echo and logprobs")
+    ] = None
+    return_hidden_states: Annotated[Any, refused("/encode tells vectors")] = None
+    truncate_prompt_tokens: Annotated[Any, refused("a prompt that is too long is an error")] = None
+    use_beam_search: Annotated[Any, refused("beam search is not available")] = None
 
 
 class CompletionBody(Common, frozen=True, kw_only=True):
@@ -157,6 +178,10 @@ class CompletionBody(Common, frozen=True, kw_only=True):
     prompt: Annotated[
         str | list[str | int | list[int]], doc("a text, token ids, or a list of either")
     ]
+    add_special_tokens: Annotated[
+        bool | None,
+        doc("begin a text as the tokenizer does, by a beginning token say; true by default"),
+    ] = None
     best_of: Annotated[
         int | None,
         doc(
@@ -175,80 +200,6 @@ class CompletionBody(Common, frozen=True, kw_only=True):
         ),
     ] = None
     suffix: Annotated[Any, refused("the models served here do not fill in the middle")] = None
-
-
-class TextPart(Closed, frozen=True, tag_field="type", tag="text"):
-    """A part of a message's content."""
-
-    text: Annotated[str, doc("the text")]
-
-
-class ImagePart(msgspec.Struct, frozen=True, tag_field="type", tag="image_url"):
-    """Known, and refused while no vision model is served."""
-
-    image_url: Annotated[Any, refused("the model takes text only")]
-
-
-class CalledFunction(Closed, frozen=True, kw_only=True):
-    """Which function was called, and how."""
-
-    name: Annotated[str, doc("the function's name")]
-    arguments: Annotated[str, doc("a JSON object as text")]
-
-
-class ToolCall(Closed, frozen=True, kw_only=True):
-    """A call in an earlier answer."""
-
-    function: Annotated[CalledFunction, doc("what was called")]
-    id: Annotated[str | None, doc("the call's id")] = None
-    type: Annotated[Literal["function"], doc("functions are all that can be called")] = "function"
-    index: Annotated[int | None, doc("its place among the answer's calls")] = None
-
-
-class Message(Closed, frozen=True, kw_only=True):
-    """One turn of a chat."""
-
-    role: Annotated[Literal["system", "developer", "user", "assistant", "tool"], doc("who speaks")]
-    content: Annotated[
-        str | list[TextPart | ImagePart] | None,
-        doc("a text or its parts; may be null in an assistant's message with tool_calls"),
-    ] = None
-    name: Annotated[str | None, doc("given to the chat template")] = None
-    reasoning_content: Annotated[
-        str | None, doc("an assistant's thoughts, given to the chat template")
-    ] = None
-    tool_call_id: Annotated[str | None, doc("which call a tool's message answers")] = None
-    tool_calls: Annotated[list[ToolCall] | None, doc("an assistant's calls")] = None
-    refusal: Annotated[Any, refused("models here refuse in their content")] = None
-
-
-class FunctionSpec(Closed, frozen=True, kw_only=True):
-    """A function that the model may call."""
-
-    name: Annotated[str, doc("letters, digits, `_`, `-` and `.`", pattern=r"^[\w.\-]{1,128}$")]
-    description: Annotated[str | None, doc("what it does, for the model")] = None
-    parameters: Annotated[dict[str, Any] | None, doc("the JSON Schema of its arguments")] = None
-    strict: Annotated[bool | None, doc("hold the arguments to the schema")] = None
-
-
-class Tool(Closed, frozen=True, kw_only=True):
-    """Something that the model may call."""
-
-    function: Annotated[FunctionSpec, doc("the function")]
-    type: Annotated[Literal["function"], doc("functions are all that can be called")] = "function"
-
-
-class FunctionName(Closed, frozen=True, kw_only=True):
-    """A function by its name."""
-
-    name: Annotated[str, doc("the function's name")]
-
-
-class NamedToolChoice(Closed, frozen=True, kw_only=True):
-    """The one function that must be called."""
-
-    function: Annotated[FunctionName, doc("which")]
-    type: Annotated[Literal["function"], doc("functions are all that can be called")] = "function"
 
 
 class ChatBody(Common, frozen=True, kw_only=True):
@@ -276,7 +227,7 @@ class ChatBody(Common, frozen=True, kw_only=True):
         Literal["auto", "default"] | None, doc("there is one tier; see priority")
     ] = None
     tool_choice: Annotated[
-        Literal["none", "auto", "required"] | NamedToolChoice | None,
+        Literal["none", "auto", "required"] | NamedToolChoice | AllowedToolChoice | None,
         doc("whether functions may, must, or must not be called; auto where there are tools"),
     ] = None
     tools: Annotated[list[Tool] | None, doc("functions that the model may call")] = None
@@ -284,7 +235,15 @@ class ChatBody(Common, frozen=True, kw_only=True):
         int | None,
         doc("so many likeliest others for each token", minimum=0, maximum=MAX_TOP_LOGPROBS),
     ] = None
+    verbosity: Annotated[
+        Literal["low", "medium", "high"] | None,
+        doc("only medium, the default: ask for more or less in the messages"),
+    ] = None
     # beyond OpenAI
+    add_generation_prompt: Annotated[
+        bool | None,
+        doc("false: the prompt ends with the last message; true by default"),
+    ] = None
     chat_template_kwargs: Annotated[
         dict[str, Any] | None, doc("more names for the chat template, as enable_thinking")
     ] = None
@@ -298,6 +257,9 @@ class ChatBody(Common, frozen=True, kw_only=True):
     ] = None
     # known and refused
     audio: Annotated[Any, refused("answers are text")] = None
+    echo: Annotated[Any, refused("an answer does not repeat the message that it goes on with")] = (
+        None
+    )
     function_call: Annotated[Any, refused("use tool_choice")] = None
     functions: Annotated[Any, refused("use tools")] = None
     metadata: Annotated[Any, refused(_NOT_KEPT)] = None
@@ -306,7 +268,6 @@ class ChatBody(Common, frozen=True, kw_only=True):
     prompt_cache_options: Annotated[Any, refused(_CACHE)] = None
     prompt_cache_retention: Annotated[Any, refused(_CACHE)] = None
     store: Annotated[Any, refused(_NOT_KEPT)] = None
-    verbosity: Annotated[Any, refused("ask for it in the messages")] = None
     web_search_options: Annotated[Any, refused("there is no web search here")] = None
 
 
@@ -327,7 +288,7 @@ def sampling_fields(body: Common, max_new_tokens: int | None) -> SamplingFields:
         ignore_eos=body.ignore_eos,
         skip_special_tokens=body.skip_special_tokens,
         spaces_between_special_tokens=body.spaces_between_special_tokens,
-        no_stop_trim=body.no_stop_trim,
+        no_stop_trim=body.no_stop_trim or body.include_stop_str_in_output,
         n=body.n,
         seed=body.seed,
         logit_bias=body.logit_bias,

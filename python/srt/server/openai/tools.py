@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import msgspec
 
 from srt.errors import InvalidParameter, UnsupportedParameter
 from srt.grammar_compiler import DEFAULT_WHITESPACE
-from srt.server.openai.schemas import ChatBody, NamedToolChoice, Tool
+from srt.server.openai.message_schemas import AllowedToolChoice, AllowedTools, NamedToolChoice, Tool
+from srt.server.openai.schemas import ChatBody
 from srt.server.service import Service
 from srt.text.grammar import schema_grammar
 from srt.text.reasoning import ReasoningFormat
@@ -32,12 +34,13 @@ _NAME = re.compile(r"[\w.\-]{1,128}")
 class ToolUse:
     """The functions that an answer may call, and the format that its calls come in.
 
-    forced: those of which one must be called; empty: none has to be. is_named: exactly once.
+    tools: with their places in the body. forced: those of which one must be called; empty: none
+    has to be. is_named: exactly once.
     """
 
     format: ToolFormat
     functions: tuple[Function, ...]
-    tools: list[Tool]
+    tools: dict[int, Tool]
     is_parallel: bool
     forced: tuple[str, ...] = ()
     is_named: bool = False
@@ -45,9 +48,12 @@ class ToolUse:
 
 def check_tools(service: Service, body: ChatBody) -> ToolUse | None:
     """None: the answer is text alone. Raises RequestError naming the field."""
-    tools = body.tools or []
-    check_names(tools)
+    check_names(body.tools or [])
+    tools = dict(enumerate(body.tools or []))
     choice = body.tool_choice
+    if isinstance(choice, AllowedToolChoice):
+        tools = _allowed(tools, choice.allowed_tools)
+        choice = choice.allowed_tools.mode
     if not tools:
         if choice not in (None, "none", "auto"):
             raise InvalidParameter(
@@ -61,22 +67,36 @@ def check_tools(service: Service, body: ChatBody) -> ToolUse | None:
     forced: tuple[str, ...] = ()
     if isinstance(choice, NamedToolChoice):
         forced = (choice.function.name,)
-        if forced[0] not in {tool.function.name for tool in tools}:
+        if forced[0] not in {tool.function.name for tool in tools.values()}:
             raise InvalidParameter(
                 f"tool_choice names {forced[0]!r}, which is not among tools", "tool_choice"
             )
     elif choice == "none":
         return None
     elif choice == "required":
-        forced = tuple(tool.function.name for tool in tools)
+        forced = tuple(tool.function.name for tool in tools.values())
     return ToolUse(
         format=_format(service, is_forced=bool(forced)),
-        functions=functions_of(tools),
+        functions=functions_of(tools.values()),
         tools=tools,
         is_parallel=body.parallel_tool_calls is not False,
         forced=forced,
         is_named=isinstance(choice, NamedToolChoice),
     )
+
+
+def _allowed(tools: dict[int, Tool], asked: AllowedTools) -> dict[int, Tool]:
+    """Those that `asked` names. Raises InvalidParameter."""
+    field = "tool_choice.allowed_tools.tools"
+    known = {tool.function.name for tool in tools.values()}
+    names = {tool.function.name for tool in asked.tools}
+    if not names:
+        raise InvalidParameter(f"{field} is empty; at least one is needed", field)
+    if names - known:
+        raise InvalidParameter(
+            f"{field} names {min(names - known)!r}, which is not among tools", field
+        )
+    return {i: tool for i, tool in tools.items() if tool.function.name in names}
 
 
 def writing_of(
@@ -113,7 +133,7 @@ async def bind_calls(
         RequestError: a schema cannot be honoured (named by its place), or something else already
             says what the answer must match.
     """
-    is_strict = any(tool.function.strict for tool in use.tools)
+    is_strict = any(tool.function.strict for tool in use.tools.values())
     if not use.forced and not is_strict:
         return use, sampling
     bound = await _bound_functions(service, use)
@@ -124,7 +144,7 @@ async def bind_calls(
         return use, sampling.with_grammar(grammar, "tool_choice", service.limits)
     free = free_calls(use.format, bound, writing)
     if free is None:
-        i = next(i for i, tool in enumerate(use.tools) if tool.function.strict)
+        i = next(i for i, tool in use.tools.items() if tool.function.strict)
         field = f"tools[{i}].function.strict"
         raise UnsupportedParameter(
             f"{field} is not supported with tool_choice auto in the format {use.format.name}; "
@@ -137,7 +157,7 @@ async def bind_calls(
 async def _bound_functions(service: Service, use: ToolUse) -> list[BoundFunction]:
     """What the grammar says of each function; every schema compiles. Raises RequestError."""
     bound = []
-    for i, tool in enumerate(use.tools):
+    for i, tool in use.tools.items():
         function = tool.function
         if use.forced and function.name not in use.forced:
             continue
@@ -169,7 +189,7 @@ def _format(service: Service, *, is_forced: bool) -> ToolFormat:
     return found
 
 
-def functions_of(tools: list[Tool]) -> tuple[Function, ...]:
+def functions_of(tools: Iterable[Tool]) -> tuple[Function, ...]:
     """What the parsers know of tools."""
     return tuple(Function(t.function.name, t.function.parameters or {}) for t in tools)
 
