@@ -12,7 +12,24 @@ namespace srt {
 // Page 0 is scratch: padding reads and writes it, nobody owns it.
 enum class PageUse : uint8_t { kScratch, kFree, kOwned, kCached };
 
-// Hands out page numbers; owns no memory of the pool itself. Every call is O(1).
+// A set of page numbers that gives its least one: a bit a page, and above that a bit for each word
+// that holds any. Every call costs a word or two a level; four levels hold 16 million pages.
+class PageSet {
+ public:
+  explicit PageSet(size_t num_pages);  // empty
+
+  size_t size() const { return size_; }
+  void insert(size_t page);  // one that it does not hold
+  size_t take_least();       // of a set that is not empty
+
+ private:
+  std::vector<std::vector<uint64_t>> levels_;  // the pages' own bits first
+  size_t size_ = 0;
+};
+
+// Hands out page numbers, the least first, so that what is taken at once mostly lies side by side
+// however the pool was used before: kernels read runs of pages faster. Owns no memory of the pool
+// itself.
 class PagePool {
  public:
   // num_pages counts the scratch page, so num_pages - 1 can be handed out.
@@ -32,7 +49,7 @@ class PagePool {
   size_t index(PageId page) const;
 
   std::vector<PageUse> use_;
-  std::vector<PageId> free_;  // a stack: the page freed last is warm in the device's caches
+  PageSet free_;
   int32_t num_cached_ = 0;
 };
 

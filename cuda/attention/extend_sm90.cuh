@@ -64,14 +64,18 @@ cudaError_t launch_extend_sm90(const ExtendParams& p, cudaStream_t stream) {
   const auto kv_heads = static_cast<uint64_t>(p.kv.num_kv_heads);
   ExtendSm90Params params{};
   params.p = p;
-  const auto pool = [&](const void* data, uint64_t dim) {
-    return TensorMap{.data = data,
-                     .dtype = p.dtype,
-                     .is_bytes = Layout::kFp8,
-                     .ndim = 4,
-                     .dims = {dim, page_size, kv_heads, static_cast<uint64_t>(p.kv.num_pages)},
-                     .strides = {1, dim, page_size * dim, kv_heads * page_size * dim},
-                     .box = {Layout::kFp8 ? static_cast<uint32_t>(dim) : 64, box_slots, 1, 1}};
+  const uint64_t run_pages = std::max<uint64_t>(1, kRunKeys / page_size);
+  const auto make_pool_maps = [&](const void* data, uint64_t dim, ExtendPoolMaps* out) {
+    TensorMap map{.data = data,
+                  .dtype = p.dtype,
+                  .is_bytes = Layout::kFp8,
+                  .ndim = 4,
+                  .dims = {dim, page_size, kv_heads, static_cast<uint64_t>(p.kv.num_pages)},
+                  .strides = {1, dim, page_size * dim, kv_heads * page_size * dim},
+                  .box = {Layout::kFp8 ? static_cast<uint32_t>(dim) : 64, box_slots, 1, 1}};
+    const cudaError_t e = make_tensor_map(map, &out->page);
+    map.box[3] = static_cast<uint32_t>(run_pages);
+    return e != cudaSuccess ? e : make_tensor_map(map, &out->run);
   };
   const TensorMap q{.data = p.q,
                     .dtype = p.dtype,
@@ -82,8 +86,8 @@ cudaError_t launch_extend_sm90(const ExtendParams& p, cudaStream_t stream) {
                     .strides = {1, Layout::kDimQk, static_cast<uint64_t>(p.q_token_stride)},
                     .box = {64, static_cast<uint32_t>(group), static_cast<uint32_t>(tile_tokens)}};
   if (const cudaError_t e = make_tensor_map(q, &params.q)) return e;
-  if (const cudaError_t e = make_tensor_map(pool(p.kv.k, Layout::kDimQk), &params.k)) return e;
-  if (const cudaError_t e = make_tensor_map(pool(p.kv.v, Layout::kDimV), &params.v)) return e;
+  if (const cudaError_t e = make_pool_maps(p.kv.k, Layout::kDimQk, &params.k)) return e;
+  if (const cudaError_t e = make_pool_maps(p.kv.v, Layout::kDimV, &params.v)) return e;
   const int64_t items =
       extend_max_items(p.num_tokens, p.num_seqs, p.num_q_heads, p.kv.num_kv_heads);
   const auto blocks = std::min<int64_t>(items, num_sms());

@@ -9,11 +9,19 @@
 
 namespace srt::cuda {
 
+// Keys that one box brings where the pool holds their pages side by side.
+constexpr int kRunKeys = 64;
+
+// A pool [pages][heads][slots][dim], in boxes of 64 columns (fp8: all).
+struct ExtendPoolMaps {
+  CUtensorMap page;  // box: a page or a key tile
+  CUtensorMap run;   // box: kRunKeys of neighbouring pages; unused if a page is no shorter
+};
+
 struct ExtendSm90Params {
   CUtensorMap q;  // [tokens][heads][dim], box: one tile's tokens, one group, 64 columns
-  CUtensorMap k;  // [pages][heads][slots][dim], box: a page or a key tile; 64
-                  // columns, fp8 all
-  CUtensorMap v;
+  ExtendPoolMaps k;
+  ExtendPoolMaps v;
   ExtendParams p;
 };
 

@@ -26,22 +26,39 @@ struct ExtendProducer {
     return valid ? tile.pages[page_idx] : -1;
   }
 
-  // Starts the copies of one tensor's key tile n; the lanes hold its pages.
-  template <int kBlocks>
-  __device__ __forceinline__ void copy_tile(const CUtensorMap& map, const ExtendTile& tile, int n,
-                                            int page, uint32_t dst, uint32_t full) const {
-    if (lane == 0) hopper::barrier_expect_bytes(full, kBlocks * Layout::kKeyBlockBytes);
-    __syncwarp();  // the expectation stands before any copy can complete
+  // Cuts key tile n, whose pages the lanes hold, into boxes: runs of kRunKeys where the pool holds
+  // their pages side by side, single pages elsewhere. Lane 0 calls
+  // `copy(map, first key of the tile, first slot, page)` for each.
+  template <typename Copy>
+  __device__ __forceinline__ void for_each_box(const ExtendPoolMaps& maps, int n, int page,
+                                               Copy copy) const {
     const int slots = min(1 << log2_page, kKeys);
     const int first_slot = (n * kKeys) & ((1 << log2_page) - 1);
-    for (int i = 0; i * slots < kKeys; ++i) {
+    const int run = max(kRunKeys >> log2_page, 1);  // pages
+    const int in_run = lane & (run - 1);
+    const int run_start = __shfl_sync(kFullWarp, page, lane - in_run);
+    const unsigned joined = __ballot_sync(kFullWarp, page == run_start + in_run);
+    const unsigned whole = (1u << run) - 1u;
+    for (int i = 0; i * slots < kKeys;) {
+      const bool is_run = run > 1 && i % run == 0 && (joined >> i & whole) == whole;
       const int box_page = __shfl_sync(kFullWarp, page, i);
-      if (lane != 0) continue;
+      if (lane == 0) copy(is_run ? maps.run : maps.page, i * slots, first_slot, box_page);
+      i += is_run ? run : 1;
+    }
+  }
+
+  // Starts the copies of one tensor's key tile n; the lanes hold its pages.
+  template <int kBlocks>
+  __device__ __forceinline__ void copy_tile(const ExtendPoolMaps& maps, const ExtendTile& tile,
+                                            int n, int page, uint32_t dst, uint32_t full) const {
+    if (lane == 0) hopper::barrier_expect_bytes(full, kBlocks * Layout::kKeyBlockBytes);
+    __syncwarp();  // the expectation stands before any copy can complete
+    for_each_box(maps, n, page, [&](const CUtensorMap& map, int key, int first_slot, int box_page) {
 #pragma unroll
       for (int b = 0; b < kBlocks; ++b)
-        hopper::load_box(dst + b * Layout::kKeyBlockBytes + i * slots * 128, &map, full, b * 64,
+        hopper::load_box(dst + b * Layout::kKeyBlockBytes + key * 128, &map, full, b * 64,
                          first_slot, tile.kv_head, box_page);
-    }
+    });
   }
 
   __device__ __forceinline__ void copy_queries(const ExtendTile& tile, int stage) const {

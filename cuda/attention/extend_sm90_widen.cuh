@@ -57,18 +57,14 @@ struct ExtendWidener : ExtendProducer<Layout> {
     constexpr int kDim = kIsKeys ? Layout::kDimQk : Layout::kDimV;
     const uint32_t full = kIsKeys ? smem.raw_k_full(stage) : smem.raw_v_full(stage);
     const uint32_t dst = kIsKeys ? smem.raw_k_tile(stage) : smem.raw_v_tile(stage);
-    const CUtensorMap& map = kIsKeys ? params.k : params.v;
     const int page = this->lane_page(walk.tile, walk.key_tile);
     if (lane == 0) hopper::barrier_expect_bytes(full, kKeys * kDim);
     __syncwarp();  // the expectation stands before any copy can complete
-    const int slots = min(1 << this->log2_page, kKeys);
-    const int first_slot = (walk.key_tile * kKeys) & ((1 << this->log2_page) - 1);
-    for (int i = 0; i * slots < kKeys; ++i) {
-      const int box_page = __shfl_sync(0xffffffffu, page, i);
-      if (lane == 0)
-        hopper::load_box(dst + i * slots * kDim, &map, full, 0, first_slot, walk.tile.kv_head,
-                         box_page);
-    }
+    this->for_each_box(kIsKeys ? params.k : params.v, walk.key_tile, page,
+                       [&](const CUtensorMap& map, int key, int first_slot, int box_page) {
+                         hopper::load_box(dst + key * kDim, &map, full, 0, first_slot,
+                                          walk.tile.kv_head, box_page);
+                       });
   }
 
   // fp8 rows to swizzled rows of T; keys from `num_valid` on become zeros,

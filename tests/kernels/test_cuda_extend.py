@@ -37,6 +37,7 @@ class Shape:
     window_left: int = -1
     softcap: float = 0.0
     first_seq: int = 0
+    in_runs: bool = False  # pages of a sequence mostly lie side by side in the pool
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,16 @@ def fill_pages(x: Tensor, pool: Tensor, pages: Tensor) -> None:
         pool[page, :, : len(piece)] = piece.transpose(0, 1)
 
 
+def page_order(num_pages: int, *, in_runs: bool) -> Tensor:
+    """Page numbers as sequences get them; in runs: ascending, but for some that trade places."""
+    if not in_runs:
+        return torch.randperm(num_pages) + 1
+    order = torch.arange(num_pages) + 1
+    some = torch.randperm(num_pages)[: num_pages // 10 // 2 * 2]
+    order[some] = order[some.flip(0)]
+    return order
+
+
 def make_problem(shape: Shape) -> Problem:
     device = "cuda"
     num_q_heads, num_kv_heads = shape.heads
@@ -71,7 +82,7 @@ def make_problem(shape: Shape) -> Problem:
     stored = FP8.get(shape.kv_format, shape.dtype)
     scales = (0.031, 0.027) if shape.kv_format else (1.0, 1.0)
     num_pages = [-(-seq_len // shape.page_size) for _, seq_len in shape.lens]
-    pages = (torch.randperm(sum(num_pages) + 4) + 1).split([*num_pages, 4])
+    pages = page_order(sum(num_pages) + 4, in_runs=shape.in_runs).split([*num_pages, 4])
     # A q that is a view into fused rows, with rows and table entries nobody may read poisoned.
     fused = torch.full((num_tokens, num_q_heads * shape.head_dim + 24), POISON, device=device)
     q = fused.to(shape.dtype)[:, 8:-16].unflatten(1, (num_q_heads, shape.head_dim))
@@ -211,6 +222,21 @@ def test_page_sizes(
 ) -> None:
     shape = Shape(lens=lens, head_dim=head_dim, head_dim_v=head_dim, page_size=page_size)
     check(shape, portable=portable)
+
+
+@pytest.mark.parametrize("kv_format", ["", "fp8_e4m3"])
+@pytest.mark.parametrize("head_dim", [64, 128, 256])
+@pytest.mark.parametrize("page_size", [8, 16, 32])
+def test_runs_of_pages(page_size: int, head_dim: int, kv_format: str) -> None:
+    shape = Shape(
+        lens=(*MIXED, (40, 3000), (1, 500)),
+        head_dim=head_dim,
+        head_dim_v=head_dim,
+        page_size=page_size,
+        kv_format=kv_format,
+        in_runs=True,
+    )
+    check(shape, portable=False)
 
 
 @pytest.mark.parametrize("heads", [(4, 4), (4, 1), (14, 2), (16, 2), (9, 3), (48, 1)], ids=str)
