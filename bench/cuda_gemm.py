@@ -25,9 +25,14 @@ from bench.shapes import SHAPES
 from srt import ops
 from srt.core import native
 
-ROWS = (1, 8, 16, 32, 64, 96, 128, 160, 192, 256)
+ROWS = (1, 8, 16, 32, 64, 96, 128, 160, 192, 256, 320, 352, 384, 512)
 COLD_BYTES = 250e6  # five times the L2 of an H100
-TILES = {False: (128, 192, 256), True: (128, 224)}
+# Of the wide GEMM, gated or not: rows of w by rows of x.
+TILES = {
+    False: ((128, 128), (192, 128), (256, 128), (192, 192)),
+    True: ((128, 128), (224, 128), (224, 192)),
+}
+WideShape = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +90,8 @@ def skinny(matrix: Matrix) -> Product:
     return run
 
 
-def wide(matrix: Matrix, shape: tuple[int, int, int] = (0, 0, 0)) -> Product:
-    """Our GEMM for more rows; shape: (tile, split, pair)."""
+def wide(matrix: Matrix, shape: WideShape = (0, 0, 0, 0)) -> Product:
+    """Our GEMM for more rows; shape: (rows of w, split, pair, rows of x)."""
 
     def run(x: Tensor, weight: Tensor, out: Tensor) -> None:
         stream = torch.cuda.current_stream().cuda_stream
@@ -97,16 +102,16 @@ def wide(matrix: Matrix, shape: tuple[int, int, int] = (0, 0, 0)) -> Product:
     return run
 
 
-def variants(matrix: Matrix, rows: int) -> Iterator[tuple[int, int, int]]:
+def variants(matrix: Matrix, rows: int) -> Iterator[WideShape]:
     """Shapes of the wide GEMM that walk little more weight per multiprocessor than the best."""
     pairs = (1,) if rows <= 64 else (1, 2)
-    found: list[tuple[float, tuple[int, int, int]]] = []
-    for tile, split, pair in itertools.product(TILES[matrix.gated], (1, 2, 4, 8), pairs):
+    found: list[tuple[float, WideShape]] = []
+    for (tile, x_rows), split, pair in itertools.product(TILES[matrix.gated], (1, 2, 4, 8), pairs):
         if split * pair > 8 or split * 4 * 64 > matrix.k:
             continue
-        tiles = -(-matrix.n // tile) * -(-rows // (pair * 128))
+        tiles = -(-matrix.n // tile) * -(-rows // (pair * x_rows))
         waves = -(-tiles * split * pair // 132)
-        found.append((waves * tile / split * max(1, rows / 256), (tile, split, pair)))
+        found.append((waves * tile * x_rows / split, (tile, split, pair, x_rows)))
     least = min(cost for cost, _ in found)
     for cost, shape in found:
         if cost <= 1.5 * least:

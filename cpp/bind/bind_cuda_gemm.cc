@@ -70,7 +70,7 @@ void skinny_gemm(const TensorView& x, const TensorView& w, const std::optional<T
 }
 
 void wide_gemm(const TensorView& x, const TensorView& w, const std::optional<TensorView>& bias,
-               const TensorView& y, bool gated, bool add, bool pdl, const std::array<int, 3>& shape,
+               const TensorView& y, bool gated, bool add, bool pdl, const std::array<int, 4>& shape,
                uint64_t stream) {
   auto p = gemm_params<cuda::WideGemmParams>(x, w, bias, y, gated, pdl);
   expect(!(gated && add), "a gated product is not added to y");
@@ -78,6 +78,7 @@ void wide_gemm(const TensorView& x, const TensorView& w, const std::optional<Ten
   p.tile = shape[0];
   p.split = shape[1];
   p.pair = shape[2];
+  p.rows = shape[3];
   check_cuda(cuda::wide_gemm(p, as_stream(stream)), "wide_gemm");
 }
 
@@ -145,8 +146,8 @@ void bind_cuda_gemm(py::module_& m) {
         "pdl"_a = false, "shape"_a = std::array<int, 3>{0, 0, 0}, "stream"_a,
         "y = x w^T + bias for at most 128 rows; shape = (row groups, split, CTAs), 0: chosen.");
   m.def("cuda_wide_gemm", &wide_gemm, "x"_a, "w"_a, "bias"_a, "y"_a, "gated"_a = false,
-        "add"_a = false, "pdl"_a = false, "shape"_a = std::array<int, 3>{0, 0, 0}, "stream"_a,
-        "y = x w^T + bias, or y += with `add`; shape = (tile, split, pair), 0: chosen.");
+        "add"_a = false, "pdl"_a = false, "shape"_a = std::array<int, 4>{0, 0, 0, 0}, "stream"_a,
+        "y = x w^T + bias, or y += with `add`; shape = (tile, split, pair, rows of x), 0: chosen.");
   m.def(
       "cuda_skinny_fp8_gemm", &skinny_fp8_gemm, "x"_a, "x_scales"_a, "w"_a, "w_scales"_a, "bias"_a,
       "y"_a, "gated"_a = false, "y_scale"_a = py::none(), "pdl"_a = false,

@@ -29,7 +29,8 @@ struct WideGemmParams {
   bool pdl;     // start before the previous kernel ends: weights are read ahead of it
   int tile;     // rows of w a CTA takes: 128, 192 or 256, gated 128 or 224; 0: chosen by shape
   int split;    // CTAs sharing one tile along k: 1, 2, 4 or 8, at most 4 in pairs; 0: chosen
-  int pair;     // CTAs sharing one tile's weights, 128 rows of x each: 1 or 2; 0: chosen by m
+  int pair;     // CTAs sharing one tile's weights, `rows` of x each: 1 or 2; 0: chosen by m
+  int rows;     // of x a CTA takes: 128, or 192 in tiles of 192 (gated 224); 0: chosen by m
 };
 
 // Bound: the larger of HBM, n * k * 2 bytes, and the tensor cores, 2 * m * n * k operations.

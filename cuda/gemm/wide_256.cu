@@ -3,6 +3,6 @@
 
 namespace srt::cuda::wide {
 
-template cudaError_t run_tile<256, false>(const WideGemmParams&, const Args&, int, cudaStream_t);
+template cudaError_t run_tile<256, 2, false>(const WideGemmParams&, const Args&, int, cudaStream_t);
 
 }  // namespace srt::cuda::wide

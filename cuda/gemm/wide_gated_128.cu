@@ -3,6 +3,6 @@
 
 namespace srt::cuda::wide {
 
-template cudaError_t run_tile<128, true>(const WideGemmParams&, const Args&, int, cudaStream_t);
+template cudaError_t run_tile<128, 2, true>(const WideGemmParams&, const Args&, int, cudaStream_t);
 
 }  // namespace srt::cuda::wide

@@ -3,6 +3,6 @@
 
 namespace srt::cuda::wide {
 
-template cudaError_t run_tile<224, true>(const WideGemmParams&, const Args&, int, cudaStream_t);
+template cudaError_t run_tile<224, 2, true>(const WideGemmParams&, const Args&, int, cudaStream_t);
 
 }  // namespace srt::cuda::wide

@@ -16,11 +16,14 @@ if not native.HAS_CUDA:
     pytest.skip("built without CUDA", allow_module_level=True)
 
 DTYPES = (torch.bfloat16, torch.float16)
-ROWS = (1, 7, 64, 65, 127, 128, 129, 192, 193, 256, 257, 300, 513)
-PLAIN = [(tile, split, pair) for tile in (128, 192, 256) for split in (1, 2, 4) for pair in (1, 2)]
-PLAIN += [(128, 8, 1)]
-GATED = [(tile, split, pair) for tile in (128, 224) for split in (1, 2, 4) for pair in (1, 2)]
-Shape = tuple[int, int, int]
+ROWS = (1, 7, 64, 65, 127, 128, 129, 192, 193, 256, 257, 300, 350, 384, 513)
+SPLIT_PAIRS = [(split, pair) for split in (1, 2, 4) for pair in (1, 2)]
+PLAIN = [(tile, *sp, 128) for tile in (128, 192, 256) for sp in SPLIT_PAIRS]
+PLAIN += [(128, 8, 1, 128)] + [(192, *sp, 192) for sp in SPLIT_PAIRS]
+GATED = [(tile, *sp, 128) for tile in (128, 224) for sp in SPLIT_PAIRS]
+GATED += [(224, *sp, 192) for sp in SPLIT_PAIRS]
+CHOSEN = (0, 0, 0, 0)
+Shape = tuple[int, int, int, int]
 
 
 def draw(*shape: int, dtype: torch.dtype) -> Tensor:
@@ -45,7 +48,7 @@ def wide(x: Tensor, weight: Tensor, shape: Shape, bias: Tensor | None, **options
     return out
 
 
-@pytest.mark.parametrize("shape", [(0, 0, 0), *PLAIN])
+@pytest.mark.parametrize("shape", [CHOSEN, *PLAIN])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_wide(dtype: torch.dtype, shape: Shape) -> None:
     for i, rows in enumerate(ROWS):
@@ -57,7 +60,7 @@ def test_wide(dtype: torch.dtype, shape: Shape) -> None:
             assert_as_good_as(wide(x, weight, shape, bias), naive, ref)
 
 
-@pytest.mark.parametrize("shape", [(0, 0, 0), *GATED])
+@pytest.mark.parametrize("shape", [CHOSEN, *GATED])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_wide_gated(dtype: torch.dtype, shape: Shape) -> None:
     for rows in ROWS:
@@ -69,7 +72,9 @@ def test_wide_gated(dtype: torch.dtype, shape: Shape) -> None:
             assert_as_good_as(out, naive, F.silu(gate) * up)
 
 
-@pytest.mark.parametrize("shape", [(0, 0, 0), (128, 1, 2), (192, 4, 1), (256, 2, 2)])
+@pytest.mark.parametrize(
+    "shape", [CHOSEN, (128, 1, 2, 128), (192, 4, 1, 128), (256, 2, 2, 128), (192, 2, 2, 192)]
+)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_wide_adds_to_what_is_there(dtype: torch.dtype, shape: Shape) -> None:
     for rows in ROWS:
@@ -81,7 +86,10 @@ def test_wide_adds_to_what_is_there(dtype: torch.dtype, shape: Shape) -> None:
         assert_as_good_as(out, naive, before.double() + x.double() @ weight.double().T)
 
 
-@pytest.mark.parametrize("shape", [(224, 1, 1), (224, 1, 2), (128, 4, 2)])
+@pytest.mark.parametrize(
+    "shape",
+    [(224, 1, 1, 128), (224, 1, 2, 128), (128, 4, 2, 128), (224, 1, 1, 192), (224, 1, 2, 192)],
+)
 def test_wide_in_a_chain_of_early_launches(shape: Shape) -> None:
     """Each product reads what the one before it wrote, launched before that one has ended."""
     weights = [draw(2 * 1792, 1792, dtype=torch.bfloat16) / 40 for _ in range(3)]
