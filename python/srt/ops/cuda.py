@@ -23,6 +23,7 @@ MANY_ROWS = 128  # an expert; from here on torch's wgmma beats our mma.sync (doc
 MAX_SKINNY_FP8_ROWS = 128
 # Between the two row counts the skinny product wins for large weights alone (docs/kernels.md).
 MIN_LARGE_WEIGHT, MIN_LARGE_K = 30_000_000, 2048
+MAX_WIDE_ROWS, MIN_WIDE_WEIGHT = 384, 100_000_000  # the wide product's, above the skinny one's rows
 
 
 @cache
@@ -137,7 +138,9 @@ def is_skinny(x: Tensor, weight: Tensor, *, gated: bool = False) -> bool:
 
 def is_wide_gated(x: Tensor, weight: Tensor) -> bool:
     """Whether the wide gated product takes x [M, K] by weight [N, K], and beats cuBLAS at it."""
-    return x.shape[0] <= MAX_SKINNY_ROWS and _takes(x, weight, True)
+    is_huge = weight.numel() >= MIN_WIDE_WEIGHT
+    most = MAX_WIDE_ROWS if is_huge else MAX_SKINNY_ROWS
+    return x.shape[0] <= most and _takes(x, weight, True)
 
 
 def _takes(x: Tensor, weight: Tensor, gated: bool) -> bool:
@@ -160,7 +163,7 @@ def skinny_linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, gated: bool
 
 
 def wide_gated_linear(x: Tensor, weight: Tensor) -> Tensor:
-    """silu(x Wg^T) * (x Wu^T), Wg and Wu the halves of W's rows, in tiles of 128 rows of x."""
+    """silu(x Wg^T) * (x Wu^T), Wg and Wu the halves of W's rows, by tiles of 128 or 192 rows."""
     out = x.new_empty(x.shape[0], weight.shape[0] // 2)
     native.cuda_wide_gemm(x, weight, None, out, gated=True, **_launch(x))
     return out
