@@ -158,6 +158,7 @@ void bind_plan(py::module_& m) {
       .def_readonly("num_samples", &StepPlan::num_samples)
       .def_readonly("num_logits", &StepPlan::num_logits)
       .def_readonly("num_masked", &StepPlan::num_masked)
+      .def_readonly("num_drafts", &StepPlan::num_drafts)
       .def_property_readonly("is_decode_only", &StepPlan::is_decode_only)
       .def_readonly("max_q_len", &StepPlan::max_q_len)
       .def_readonly("max_seq_len", &StepPlan::max_seq_len)
@@ -243,6 +244,8 @@ void bind_stats(py::module_& m) {
       .def_property_readonly("num_used_tokens", tokens(&SchedulerStats::num_used_pages))
       .def_readonly("num_evicted_pages", &SchedulerStats::num_evicted_pages)
       .def_readonly("num_retracted", &SchedulerStats::num_retracted)
+      .def_readonly("num_drafts", &SchedulerStats::num_drafts)
+      .def_readonly("num_right_drafts", &SchedulerStats::num_right_drafts)
       .def_readonly("num_prompt_tokens", &SchedulerStats::num_prompt_tokens)
       .def_readonly("num_prompt_cached_tokens", &SchedulerStats::num_prompt_cached_tokens)
       .def_readonly("new_token_ratio", &SchedulerStats::new_token_ratio);
@@ -267,6 +270,7 @@ void bind_scheduler(py::module_& m) {
            "logprob_start"_a = -1, "top_logprobs"_a = 0, "priority"_a = 0, "namespace"_a = "",
            "sync"_a = false)
       .def("abort", &Scheduler::abort, "seq_id"_a)
+      .def("draft", &Scheduler::draft, "seq_id"_a, "tokens"_a)
       .def("schedule", &schedule, "message"_a, release_gil())
       .def("commit", &commit, "step"_a, "tokens"_a, release_gil())
       .def("drain_events", &Scheduler::drain_events)

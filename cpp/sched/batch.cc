@@ -116,8 +116,7 @@ void Writer::write_tokens(const BatchItem& item, int32_t seq_idx) {
   int32_t offset = item.start % page_size;
   for (int32_t i = 0; i < item.q_len; ++i, record += msg::kTokenWords) {
     const int32_t position = item.start + i;
-    record[msg::kTokenId] =
-        position < seq.num_known() ? seq.tokens[static_cast<size_t>(position)] : -1;
+    record[msg::kTokenId] = seq.token_at(position);
     record[msg::kTokenPosition] = position;
     record[msg::kTokenSlot] = seq.pages[static_cast<size_t>(page_idx)] * page_size + offset;
     record[msg::kTokenSeq] = seq_idx;
@@ -236,6 +235,7 @@ void Batch::write(StepId step, std::span<int32_t> message, StepPlan& plan) const
   int32_t seq_idx = 0;
   for (const BatchItem& item : items_) {
     writer.write_item(item, seq_idx++);
+    plan.num_drafts += item.is_draft ? 1 : 0;
     plan.max_q_len = std::max(plan.max_q_len, item.q_len);
     plan.max_seq_len = std::max(plan.max_seq_len, item.start + item.q_len);
   }

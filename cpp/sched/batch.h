@@ -22,6 +22,7 @@ struct StepPlan {
   int32_t num_samples = 0;
   int32_t num_logits = 0;
   int32_t num_masked = 0;  // samples that expect a row of the grammar bitmask
+  int32_t num_drafts = 0;  // of the decodes, guesses about what follows another
   int32_t max_q_len = 0;
   int32_t max_seq_len = 0;
   int32_t any_sampling_flags = 0;  // OR over the samples
@@ -55,6 +56,7 @@ struct BatchItem {
   int32_t logit_end = 0;
   bool is_new = false;
   bool is_decode = false;
+  bool is_draft = false;  // a decode whose token is a guess
 };
 
 // Collects the items of a step (decodes first), then writes the message.

@@ -42,23 +42,52 @@ bool Scheduler::needs_page(const Sequence& seq) const {
 
 void Scheduler::plan_decodes() {
   find_ready_decodes();
-  for (Sequence* seq : ready_) plan_decode(*seq);
+  int32_t num_rows = num_spare_rows();
+  auto num_needed = static_cast<int32_t>(std::count_if(
+      ready_.begin(), ready_.end(), [this](const Sequence* seq) { return needs_page(*seq); }));
+  for (Sequence* seq : ready_) {
+    if (needs_page(*seq)) --num_needed;
+    const int32_t num_drafts = num_drafts_to_run(*seq, num_rows, num_available() - num_needed);
+    num_rows -= num_drafts;
+    plan_decode(*seq, num_drafts);
+  }
   if (batch_.num_decode() > 0) {
     new_token_ratio_ =
         std::max(config_.min_new_token_ratio, new_token_ratio_ - config_.new_token_ratio_decay);
   }
 }
 
-void Scheduler::plan_decode(Sequence& seq) {
-  BatchItem item{.seq = &seq, .start = seq.kv_len, .q_len = 1};
-  item.output_idx = seq.num_planned_output();
-  item.first_update = seq.num_table_pages;
-  item.is_decode = true;
-  take_pages(seq, seq.kv_len + 1);
-  seq.num_table_pages = seq.num_pages();
-  ++seq.kv_len;
-  ++seq.num_pending;
-  batch_.add(item);
+// Drafts take no row from who runs or waits, and leave half of a step to prompts.
+int32_t Scheduler::num_spare_rows() const {
+  const auto taken = static_cast<int32_t>(running_.size() + waiting_.size());
+  const auto num_ready = static_cast<int32_t>(ready_.size());
+  return std::min(config_.max_running - taken, config_.max_step_tokens / 2 - num_ready);
+}
+
+// At most `num_rows`, and in at most `num_pages` pages beside its own.
+int32_t Scheduler::num_drafts_to_run(const Sequence& seq, int32_t num_rows,
+                                     int32_t num_pages) const {
+  if (seq.drafts.empty()) return 0;
+  const int64_t room = int64_t{seq.num_pages() + num_pages} * config_.page_size - seq.kv_len - 1;
+  const int64_t wish = std::min<int64_t>(std::ssize(seq.drafts), seq.num_left() - 1);
+  return static_cast<int32_t>(std::max<int64_t>(0, std::min({wish, int64_t{num_rows}, room})));
+}
+
+void Scheduler::plan_decode(Sequence& seq, int32_t num_drafts) {
+  seq.drafts.resize(static_cast<size_t>(num_drafts));
+  totals_.num_drafts += num_drafts;
+  take_pages(seq, seq.kv_len + 1 + num_drafts);
+  for (int32_t i = 0; i <= num_drafts; ++i) {
+    BatchItem item{.seq = &seq, .start = seq.kv_len, .q_len = 1};
+    item.output_idx = seq.num_planned_output();
+    item.first_update = seq.num_table_pages;
+    item.is_decode = true;
+    item.is_draft = i > 0;
+    seq.num_table_pages = seq.num_pages();
+    ++seq.kv_len;
+    ++seq.num_pending;
+    batch_.add(item);
+  }
 }
 
 // Fills ready_ with the decodes that have a page to write to, retracting others where needed.
@@ -106,6 +135,7 @@ void Scheduler::retract_some() {
 
 void Scheduler::retract(Sequence& seq) {
   release(seq);
+  seq.drafts.clear();
   seq.phase = Phase::kWaiting;
   seq.was_retracted = true;
   seq.match_version = ~uint64_t{0};

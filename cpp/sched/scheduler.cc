@@ -98,6 +98,18 @@ void Scheduler::abort(SeqId id) {
   if (config_.self_check) check_invariants();
 }
 
+void Scheduler::draft(SeqId id, std::vector<TokenId> tokens) {
+  const auto found = by_id_.find(id);
+  if (found == by_id_.end()) return;
+  Sequence& seq = *found->second;
+  expect(seq.request.sync, "drafts are for sequences that were added with sync");
+  expect(seq.num_pending == 0, "a step of the sequence is in flight");
+  const bool all_valid =
+      std::all_of(tokens.begin(), tokens.end(), [](TokenId token) { return token >= 0; });
+  expect(all_valid, "drafts hold a negative token id");
+  seq.drafts = std::move(tokens);
+}
+
 void Scheduler::emit(Sequence& seq, FinishReason reason, TokenId token, int32_t sample_idx) {
   events_.seq_ids.push_back(seq.request.id);
   events_.tokens.push_back(token);
@@ -187,8 +199,13 @@ void Scheduler::launch(StepId step) {
   flight.samples.clear();
   flight.prompts_done.clear();
   for (const BatchItem& item : batch_.items()) {
-    const Expected expected{item.seq, item.seq->serial};
-    item.seq->trace.note_step(static_cast<int32_t>(batch_.items().size()));
+    Expected expected{item.seq, item.seq->serial};
+    if (item.is_draft) {
+      expected.draft_at = item.start;
+      expected.draft = item.seq->token_at(item.start);
+    } else {
+      item.seq->trace.note_step(static_cast<int32_t>(batch_.items().size()));
+    }
     if (item.output_idx >= 0) {
       flight.samples.push_back(expected);
     } else if (item.seq->phase == Phase::kDecode) {
@@ -214,7 +231,7 @@ void Scheduler::commit(StepId step, std::span<const TokenId> tokens) {
   for (size_t i = 0; i < tokens.size(); ++i) {
     const Expected& expected = flight.samples[i];
     if (expected.seq->serial != expected.serial) continue;  // ended while in flight
-    commit_token(*expected.seq, tokens[i], static_cast<int32_t>(i));
+    commit_sample(expected, tokens[i], static_cast<int32_t>(i));
   }
   for (const Expected& expected : flight.prompts_done) {
     if (expected.seq->serial != expected.serial) continue;
@@ -223,6 +240,23 @@ void Scheduler::commit(StepId step, std::span<const TokenId> tokens) {
   sweep_running();
   rest_if_idle();
   if (config_.self_check) check_invariants();
+}
+
+void Scheduler::commit_sample(const Expected& expected, TokenId token, int32_t sample_idx) {
+  Sequence& seq = *expected.seq;
+  const bool is_draft = expected.draft_at >= 0;
+  const bool is_wrong =
+      is_draft && (seq.num_known() - 1 != expected.draft_at || seq.tokens.back() != expected.draft);
+  if (is_wrong) {
+    --seq.num_pending;
+  } else {
+    if (is_draft) ++totals_.num_right_drafts;
+    // The KV behind what is known now is a draft's.
+    if (!seq.drafts.empty()) seq.kv_len = seq.num_known();
+    commit_token(seq, token, sample_idx);
+    if (seq.serial != expected.serial) return;  // that was its last
+  }
+  if (seq.num_pending == 0) seq.drafts.clear();
 }
 
 void Scheduler::commit_token(Sequence& seq, TokenId token, int32_t sample_idx) {

@@ -54,6 +54,8 @@ struct SchedulerStats {
   int32_t page_size = 1;
   int64_t num_evicted_pages = 0;  // since the start, as everything below
   int64_t num_retracted = 0;
+  int64_t num_drafts = 0;                // run
+  int64_t num_right_drafts = 0;          // of these, sampled too
   int64_t num_prompt_tokens = 0;         // of admitted sequences
   int64_t num_prompt_cached_tokens = 0;  // of these, found in the cache
   double new_token_ratio = 0.0;
@@ -77,6 +79,13 @@ class Scheduler {
 
   // Ends a sequence wherever it is; its pages are free at once. Unknown ids are fine.
   void abort(SeqId id);
+
+  // Says what probably follows the newest token of a sync sequence. As far as there is room, its
+  // next decode runs these tokens too, each as a decode of its own, and samples after each. A
+  // draft's sample counts if all before it counted and the last of them is the draft, so what
+  // comes out is what one token a step would give. Replaces earlier drafts. Throws InvalidArgument
+  // if a step of the sequence is in flight. Unknown ids are fine.
+  void draft(SeqId id, std::vector<TokenId> tokens);
 
   // Decides the next step and writes it to `message` (config.message_words() words). nullopt:
   // nothing can run now; commit a step in flight or add a sequence. Throws InvalidArgument when
@@ -105,7 +114,9 @@ class Scheduler {
  private:
   struct Expected {  // what a step in flight will bring
     Sequence* seq;
-    uint64_t serial;  // no longer seq's: it ended meanwhile
+    uint64_t serial;        // no longer seq's: it ended meanwhile
+    int32_t draft_at = -1;  // position of the draft that the row ran; -1: it ran no draft
+    TokenId draft = -1;
   };
   struct InFlight {
     StepId step = 0;
@@ -118,6 +129,7 @@ class Scheduler {
   void release(Sequence& seq);
   void finish(Sequence& seq, FinishReason reason, TokenId token, int32_t sample_idx);
   void emit(Sequence& seq, FinishReason reason, TokenId token, int32_t sample_idx);
+  void commit_sample(const Expected& expected, TokenId token, int32_t sample_idx);
   void commit_token(Sequence& seq, TokenId token, int32_t sample_idx);
   void launch(StepId step);
   void sweep_running();
@@ -128,7 +140,9 @@ class Scheduler {
   void plan_decodes();
   bool has_backlog() const;
   void plan_extends();
-  void plan_decode(Sequence& seq);
+  void plan_decode(Sequence& seq, int32_t num_drafts);
+  int32_t num_spare_rows() const;
+  int32_t num_drafts_to_run(const Sequence& seq, int32_t num_rows, int32_t num_pages) const;
   bool continue_extends(int32_t& budget);
   void admit(int32_t& budget);
   bool try_admit(Sequence& seq, int32_t budget);

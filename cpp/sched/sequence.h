@@ -62,6 +62,7 @@ struct Sequence {
   int32_t num_table_pages = 0;  // entries of the device's page table that are written
   int32_t next_logprob = 0;     // prompt position that is scored next
   std::vector<TokenId> tokens;  // prompt, then committed output
+  std::vector<TokenId> drafts;  // what probably follows: for the next decode, or run by it
   std::vector<PageId> pages;
   RadixLock lock;
   uint64_t match_version = ~uint64_t{0};  // of the tree, when `match` was found
@@ -69,6 +70,12 @@ struct Sequence {
   Trace trace;
 
   int32_t num_known() const { return static_cast<int32_t>(tokens.size()); }
+  // -1: only the device knows it.
+  TokenId token_at(int32_t position) const {
+    if (position < num_known()) return tokens[static_cast<size_t>(position)];
+    const auto ahead = static_cast<size_t>(position - num_known());
+    return ahead < drafts.size() ? drafts[ahead] : -1;
+  }
   int32_t num_output() const { return num_known() - prompt_len; }
   // Output tokens once everything in flight has arrived.
   int32_t num_planned_output() const { return num_output() + num_pending; }

@@ -23,6 +23,8 @@ void PrintTo(const Setting& setting, std::ostream* out) { *out << setting.name; 
 
 class Traffic {
  public:
+  static constexpr int32_t kNumIds = 12;  // few, so that ids return while old steps are in flight
+
   Traffic(const Setting& setting, uint32_t seed)
       : random_(seed), setting_(setting), world_(setting.config) {
     world_.sampler = [this](const Life&) { return letter(); };
@@ -35,7 +37,7 @@ class Traffic {
     } else if (dice < 60) {
       plan();
     } else if (dice < 93) {
-      if (world_.num_in_flight() > 0) world_.commit();
+      if (world_.num_in_flight() > 0) commit();
     } else if (dice < 99) {
       world_.abort(below(kNumIds));
     } else {
@@ -47,13 +49,11 @@ class Traffic {
   World& world() { return world_; }
 
  private:
-  static constexpr uint32_t kNumIds = 12;  // few, so that ids return while old steps are in flight
-
   uint32_t below(uint32_t n) { return static_cast<uint32_t>(random_() % n); }
   TokenId letter() { return static_cast<TokenId>(below(2)); }
 
   void plan() {
-    if (world_.num_in_flight() >= setting_.depth) world_.commit();
+    if (world_.num_in_flight() >= setting_.depth) commit();
     const bool planned = world_.schedule();
     ASSERT_TRUE(planned || world_.num_in_flight() > 0 || world_.num_alive() == 0)
         << "sequences wait, nothing runs, nothing is planned";
@@ -73,7 +73,7 @@ class Traffic {
     if (below(4) == 0) seq.sampling.logprob_start = static_cast<int32_t>(below(max_seq_len));
     seq.priority = below(4) == 0 ? 1 : 0;
     seq.ns = below(4) == 0 ? "other" : "";
-    seq.sync = below(6) == 0;
+    seq.sync = below(3) == 0;
     const int64_t slots = int64_t{setting_.config.num_pages - 1} * setting_.config.page_size;
     const auto needed = static_cast<int64_t>(seq.tokens.size()) + (seq.max_new_tokens > 0 ? 1 : 0);
     if (needed > int64_t{max_seq_len} || needed > slots) {
@@ -81,6 +81,22 @@ class Traffic {
       return;
     }
     world_.add(seq);
+  }
+
+  void commit() {
+    world_.commit();
+    for (SeqId id = 0; id < kNumIds; ++id) draft(id);
+  }
+
+  void draft(SeqId id) {
+    if (!world_.is_alive(id) || !world_.life(id).request.sync) return;
+    std::vector<TokenId> tokens(below(6));
+    for (TokenId& token : tokens) token = letter();
+    if (world_.is_in_flight(id)) {
+      ASSERT_THROW(world_.draft(id, tokens), InvalidArgument);
+    } else {
+      world_.draft(id, tokens);
+    }
   }
 
   void flush() { ASSERT_EQ(world_.scheduler.flush(), world_.num_alive() == 0); }
@@ -99,7 +115,12 @@ TEST_P(SchedulerProperty, EveryReadAndEveryEventIsRight) {
     traffic.step();
   }
   if (HasFatalFailure()) return;
-  EXPECT_GT(traffic.world().scheduler.stats().num_retracted, 0) << "the pool was never short";
+  const SchedulerStats stats = traffic.world().scheduler.stats();
+  EXPECT_GT(stats.num_retracted, 0) << "the pool was never short";
+  if (GetParam().config.max_running > Traffic::kNumIds) {
+    EXPECT_GT(stats.num_right_drafts, 50);
+    EXPECT_GT(stats.num_drafts, stats.num_right_drafts + 50);
+  }
   traffic.world().run_to_end();
   traffic.world().check_drained();
 }
@@ -107,9 +128,9 @@ TEST_P(SchedulerProperty, EveryReadAndEveryEventIsRight) {
 Setting setting(std::string name, size_t depth, void (*change)(SchedulerConfig&)) {
   SchedulerConfig config;
   config.num_pages = 41;
-  config.max_running = 5;
+  config.max_running = 14;  // drafts use what nobody else can
   config.max_seq_len = 24;
-  config.max_step_tokens = 12;
+  config.max_step_tokens = 16;
   config.max_prefill_tokens = 10;
   config.init_new_token_ratio = 0.2;
   config.min_new_token_ratio = 0.0;
@@ -137,6 +158,7 @@ INSTANTIATE_TEST_SUITE_P(
                     setting("FewLogits", 2,
                             [](SchedulerConfig& c) {
                               pages_of_4(c);
+                              c.max_running = 5;
                               c.max_step_logits = 7;
                               c.shared_prefix_pages = 1;
                             })),

@@ -29,15 +29,43 @@ void World::abort(SeqId id) {
   expect_events(scheduler.drain_events());
 }
 
+namespace {
+
+// The name of a prefix that is longer by one token.
+uint64_t longer(uint64_t name, TokenId token) {
+  name = (name ^ static_cast<uint64_t>(token + 1)) * 0x9E3779B97F4A7C15ULL;
+  return name ^ (name >> 31);
+}
+
+}  // namespace
+
+bool World::is_in_flight(SeqId id) {
+  const auto is_of = [&](const Sampled& sampled) { return sampled.life == lives_.at(id); };
+  return std::any_of(in_flight_.begin(), in_flight_.end(), [&](const InFlight& flight) {
+    return std::any_of(flight.samples.begin(), flight.samples.end(), is_of);
+  });
+}
+
 uint64_t World::content(Life& life, size_t num_tokens) {
   if (life.names.empty()) life.names.push_back(std::hash<std::string>{}(life.request.ns) | 1);
   while (life.names.size() <= num_tokens) {
-    const TokenId token = life.tokens[life.names.size() - 1];
-    uint64_t name = (life.names.back() ^ static_cast<uint64_t>(token + 1)) * 0x9E3779B97F4A7C15ULL;
-    name ^= name >> 31;
-    life.names.push_back(name);
+    life.names.push_back(longer(life.names.back(), life.tokens[life.names.size() - 1]));
   }
   return life.names[num_tokens];
+}
+
+// A decode behind another of its sequence runs a draft.
+bool World::is_draft(const StepReader& step, size_t seq) const {
+  return seq > 0 && step.seqs[seq].row == step.seqs[seq - 1].row;
+}
+
+// As `content`, seen from a sequence of the step: behind its known tokens stand the drafts that it
+// runs. Decodes have one token each, so token and sequence have the same index there.
+uint64_t World::content_of(const StepReader& step, size_t seq, size_t num_tokens) const {
+  Life& life = *step_lives_[seq];
+  if (num_tokens <= life.tokens.size()) return content(life, num_tokens);
+  while (static_cast<size_t>(step.tokens[seq].position) + 1 > num_tokens) --seq;
+  return longer(content_of(step, seq - 1, num_tokens - 1), step.tokens[seq].id);
 }
 
 bool World::schedule() {
@@ -75,6 +103,7 @@ void World::run_on_device(InFlight& flight) {
 }
 
 void World::check_plan(const StepReader& step) const {
+  ASSERT_LE(plan.num_seqs, config_.max_running);
   ASSERT_LE(plan.num_tokens, config_.max_tokens());
   ASSERT_LE(plan.num_extend_tokens, config_.max_prefill_tokens);
   ASSERT_EQ(plan.num_bytes, 4 * int64_t{step.words[msg::kTotalWords]});
@@ -85,7 +114,13 @@ void World::check_plan(const StepReader& step) const {
   for (size_t i = 0; i < step.seqs.size(); ++i) {
     const StepReader::Seq& seq = step.seqs[i];
     const Life& life = *step_lives_[i];
-    ASSERT_TRUE(rows.insert(seq.row).second) << "a row appears twice";
+    if (is_draft(step, i)) {
+      ASSERT_TRUE(life.request.sync);
+      ASSERT_LT(static_cast<int32_t>(i), step.num_decode());
+      ASSERT_EQ(seq.seq_len, step.seqs[i - 1].seq_len + 1);
+    } else {
+      ASSERT_TRUE(rows.insert(seq.row).second) << "a row appears twice";
+    }
     ASSERT_EQ(seq.q_start, q_start);
     ASSERT_EQ(seq.prompt_len, static_cast<int32_t>(life.num_prompt));
     ASSERT_TRUE(life.was_planned || (seq.flags & msg::kSeqIsNew) != 0);
@@ -122,15 +157,19 @@ void World::write_kv(const StepReader& step) {
     const int32_t row = step.seqs[seq].row;
     Life& life = *step_lives_[seq];
     const auto position = static_cast<size_t>(token.position);
-    ASSERT_LT(position, life.tokens.size());
-    const TokenId id = token.id >= 0 ? token.id : last_tokens_[static_cast<size_t>(row)];
-    ASSERT_EQ(id, life.tokens[position]);
+    if (is_draft(step, seq)) {
+      ASSERT_GE(token.id, 0);
+    } else {
+      ASSERT_LT(position, life.tokens.size());
+      const TokenId id = token.id >= 0 ? token.id : last_tokens_[static_cast<size_t>(row)];
+      ASSERT_EQ(id, life.tokens[position]);
+    }
     const PageId page =
         page_table_[static_cast<size_t>(row)][static_cast<size_t>(token.position / page_size)];
     ASSERT_GT(page, 0);
     ASSERT_EQ(token.slot, page * page_size + token.position % page_size);
     ASSERT_TRUE(slots.insert(token.slot).second) << "two tokens of a step write one slot";
-    memory_[static_cast<size_t>(token.slot)] = content(life, position + 1);
+    memory_[static_cast<size_t>(token.slot)] = content_of(step, seq, position + 1);
   }
 }
 
@@ -142,7 +181,7 @@ void World::read_kv(const StepReader& step) const {
     const std::vector<PageId>& table = page_table_[static_cast<size_t>(seq.row)];
     for (size_t position = 0; position < static_cast<size_t>(seq.seq_len); ++position) {
       const auto page = static_cast<size_t>(table[position / page_size]);
-      ASSERT_EQ(memory_[page * page_size + position % page_size], content(life, position + 1))
+      ASSERT_EQ(memory_[page * page_size + position % page_size], content_of(step, i, position + 1))
           << "sequence " << life.request.id << " reads foreign KV at " << position;
     }
   }
@@ -178,16 +217,20 @@ void World::sample(const StepReader& step, InFlight& flight) {
       continue;
     }
     ASSERT_EQ(seq.sample_idx, static_cast<int32_t>(flight.samples.size()));
-    ASSERT_EQ(seq.seq_len, static_cast<int32_t>(life->tokens.size()));
-    const auto output_idx = static_cast<int32_t>(life->tokens.size() - life->num_prompt);
+    const auto seq_len = static_cast<size_t>(seq.seq_len);
+    const bool counts = !is_draft(step, i) || (life->tokens.size() == seq_len &&
+                                               life->tokens.back() == step.tokens[i].id);
+    ASSERT_TRUE(!counts || seq_len == life->tokens.size());
+    const auto output_idx = static_cast<int32_t>(seq_len - life->num_prompt);
     const int32_t* record = step.sampling(seq.sample_idx);
     ASSERT_EQ(record[msg::kSampleSeq], static_cast<int32_t>(i));
     ASSERT_EQ(record[msg::kSamplePosition], output_idx) << "the random stream skips or repeats";
     ASSERT_LT(output_idx, static_cast<int32_t>(life->max_output)) << "a row is wasted knowingly";
     const TokenId token = sampler(*life);
-    last_tokens_[static_cast<size_t>(seq.row)] = token;
-    life->tokens.push_back(token);
-    flight.samples.push_back({life, token});
+    // Which of its rows writes last is not said.
+    last_tokens_[static_cast<size_t>(seq.row)] = is_draft(step, i) ? -1 : token;
+    if (counts) life->tokens.push_back(token);
+    flight.samples.push_back({life, token, counts});
   }
 }
 
@@ -196,9 +239,9 @@ void World::commit() {
   in_flight_.pop_front();
   std::vector<TokenId> tokens;
   for (size_t i = 0; i < flight.samples.size(); ++i) {
-    const auto& [life, token] = flight.samples[i];
+    const auto& [life, token, counts] = flight.samples[i];
     tokens.push_back(token);
-    if (life->finish) continue;  // a wasted row, or aborted meanwhile
+    if (life->finish || !counts) continue;  // a wasted row, or aborted meanwhile
     const std::vector<TokenId>& stops = life->request.sampling.stop_token_ids;
     const bool may_stop = life->emitted.size() >= static_cast<size_t>(life->request.min_new_tokens);
     FinishReason reason = FinishReason::kNone;

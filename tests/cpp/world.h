@@ -80,6 +80,9 @@ class World {
 
   void add(NewSequence seq);
   void abort(SeqId id);
+  // What probably follows, for a sync sequence that is not in flight.
+  void draft(SeqId id, std::vector<TokenId> tokens) { scheduler.draft(id, std::move(tokens)); }
+  bool is_in_flight(SeqId id);
   // Plans a step and runs it on the device; false: nothing to plan.
   bool schedule();
   void commit();
@@ -99,6 +102,7 @@ class World {
   struct Sampled {
     std::shared_ptr<Life> life;
     TokenId token;
+    bool counts;  // false: it follows a draft that was wrong
   };
   struct InFlight {
     StepId step;
@@ -107,6 +111,8 @@ class World {
   };
 
   static uint64_t content(Life& life, size_t num_tokens);
+  uint64_t content_of(const StepReader& step, size_t seq, size_t num_tokens) const;
+  bool is_draft(const StepReader& step, size_t seq) const;
   void run_on_device(InFlight& flight);
   void check_plan(const StepReader& step) const;
   void check_prefix_groups(const StepReader& step) const;
