@@ -44,6 +44,7 @@ class Answer:
         self._parts: list[str] = []
         self._finish = FinishReason.NONE
         self._cached_tokens = 0
+        self._num_jumped = 0
         self._logprobs: list[SeqLogprobs] = []
 
     @property
@@ -52,10 +53,17 @@ class Answer:
         return self._finish != FinishReason.NONE
 
     def push(
-        self, token: int, finish: int, cached_tokens: int, logprobs: SeqLogprobs | None
+        self,
+        token: int,
+        finish: int,
+        cached_tokens: int,
+        logprobs: SeqLogprobs | None,
+        *,
+        jumped: bool = False,
     ) -> bool:
         """Takes one event in; none may follow once `is_done`.
 
+        jumped: the token came with the step of the one before it.
         Returns whether a stop string has ended what still runs: the engine must be told.
         """
         if finish:
@@ -66,6 +74,7 @@ class Answer:
             self._logprobs.append(logprobs)
         if token >= 0:
             self.tokens.append(token)
+            self._num_jumped += jumped
         if self._output is not None:
             self._push_text(self._output, token, finish)
         return not finish and self.is_done
@@ -76,7 +85,7 @@ class Answer:
             "id": self._id,
             "prompt_tokens": len(self._input_ids),
             "completion_tokens": len(self.tokens),
-            "completion_tokens_wo_jump_forward": len(self.tokens),
+            "completion_tokens_wo_jump_forward": len(self.tokens) - self._num_jumped,
             "cached_tokens": self._cached_tokens,
             "finish_reason": self._finish_reason(),
         }

@@ -145,6 +145,7 @@ class _Event(NamedTuple):
     cached_tokens: int
     logprobs: SeqLogprobs | None
     error: str | None
+    jumped: bool
 
 
 def _generate(

@@ -109,10 +109,11 @@ class SeqLogprobs(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class StepEvents(msgspec.Struct, frozen=True, kw_only=True, tag="events"):
-    """What one step produced: parallel lists, one entry per sequence that has news.
+    """What one step produced: parallel lists, one entry per token.
 
-    `tokens[i]` is -1 where an event brings no token (an abort). A sequence's entry with
-    `finish[i] != 0` is its last. `cached_tokens` is known at a sequence's first event.
+    A sequence has several entries, one behind the other, where its grammar forced tokens and the
+    step brought them all. `tokens[i]` is -1 where an event brings no token (an abort). A sequence's
+    entry with `finish[i] != 0` is its last. `cached_tokens` is known at a sequence's first event.
     """
 
     seq_ids: list[int]
@@ -120,7 +121,7 @@ class StepEvents(msgspec.Struct, frozen=True, kw_only=True, tag="events"):
     finish: list[int]  # FinishReason
     cached_tokens: dict[int, int] = {}  # seq_id -> prompt tokens found in the prefix cache
     queued_us: dict[int, int] = {}  # seq_id -> time in the engine's queue, with its first event
-    logprobs: dict[int, SeqLogprobs] = {}
+    logprobs: dict[int, list[SeqLogprobs]] = {}  # seq_id -> one for each of its entries
     embeddings: dict[int, bytes] = {}  # seq_id -> float32 little-endian, with its last event
     errors: dict[int, str] = {}  # seq_id -> why, for FinishReason.ERROR
 

@@ -200,6 +200,9 @@ class Settings:
     constrained_json_whitespace_pattern: str | None = _run(
         "regex of what may stand between the tokens of a JSON answer", None
     )
+    disable_regex_jump_forward: bool = _run(
+        "one step for every token, also where a grammar forces the next ones", False
+    )
     disable_overlap_schedule: bool = _run("wait for each step before planning the next", False)
     disable_cuda_graph: bool = _run(
         "launch every kernel from the host; on the CPU: no recorded steps", False

@@ -38,7 +38,6 @@ ALWAYS_SO: Mapping[str, str] = {
     "--disable-flashinfer": "FlashInfer is never used",
     "--disable-flashinfer-sampling": "FlashInfer is never used",
     "--disable-nan-detection": "logits are not searched for NaN",
-    "--disable-regex-jump-forward": "every token, forced by a grammar or not, has its forward",
     "--efficient-weight-load": "weights always stream straight into their parameters",
     "--enable-cache-report": "usage always tells how much of a prompt was cached",
     "--enable-mixed-chunk": "decode rows always ride in prefill steps; see --disable-mixed-chunk",

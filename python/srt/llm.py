@@ -301,11 +301,12 @@ class Engine:
             cached_tokens: int,
             logprobs: SeqLogprobs | None,
             error: str | None,
+            jumped: bool,
         ) -> None:
             if answer.is_done:
                 return  # ended by a stop string; the engine has learnt of it only now
             answer.error = error
-            if answer.push(token, finish, cached_tokens, logprobs):
+            if answer.push(token, finish, cached_tokens, logprobs, jumped=jumped):
                 self._client.abort([seq_id])
             on_news(index, answer)
 

@@ -93,7 +93,7 @@ class Driver:
             output.cached_tokens = record.cached_tokens.get(seq_id, output.cached_tokens)
             output.error = record.errors.get(seq_id)
             if seq_id in record.logprobs:
-                output.logprobs.append(record.logprobs[seq_id])
+                output.logprobs.append(record.logprobs[seq_id].pop(0))
 
 
 @contextmanager

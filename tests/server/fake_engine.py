@@ -244,13 +244,13 @@ class FakeEngine:
     def _step(self, end: EngineEnd) -> None:
         seq_ids, tokens, finish = [], [], []
         cached: dict[int, int] = {}
-        logprobs: dict[int, SeqLogprobs] = {}
+        logprobs: dict[int, list[SeqLogprobs]] = {}
         for seq_id, one in list(self.living.items()):
             token = one.next_token()
             if one.done == 0:
                 cached[seq_id] = len(one.prompt) // 2
             if one.request.return_logprob:
-                logprobs[seq_id] = self._logprobs(one, token)
+                logprobs[seq_id] = [self._logprobs(one, token)]
             one.done += 1
             reason = self._reason(one, token)
             seq_ids.append(seq_id)

@@ -88,6 +88,7 @@ class _Clock:
             cached_tokens: int,  # noqa: ARG001
             logprobs: SeqLogprobs | None,  # noqa: ARG001
             error: str | None,
+            jumped: bool,  # noqa: ARG001
         ) -> None:
             nonlocal count
             if token >= 0:

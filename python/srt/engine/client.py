@@ -47,8 +47,10 @@ class Sink(Protocol):
         cached_tokens: int,
         logprobs: SeqLogprobs | None,
         error: str | None,
+        jumped: bool,
     ) -> None:
-        """token: -1 for none. finish: a FinishReason. cached_tokens: -1 but at the first event."""
+        """token: -1 for none. finish: a FinishReason. cached_tokens: -1 but at the first event.
+        jumped: the token came with the step of the one before it."""
 
 
 class EngineClient:
@@ -211,7 +213,9 @@ class EngineClient:
         self._vectors.update((i, v) for i, v in events.embeddings.items() if i in self._sinks)
         has_more = bool(cached or logprobs or errors)
         rows = zip(events.seq_ids, events.tokens, events.finish, strict=True)
+        previous = -1
         for seq_id, token, finish in rows:
+            jumped, previous = seq_id == previous, seq_id
             entry = self._sinks.get(seq_id)
             if entry is None:
                 continue  # failed together with another copy
@@ -220,10 +224,11 @@ class EngineClient:
                 with self._lock:
                     del self._sinks[seq_id]
             if has_more:
-                more = logprobs.get(seq_id), errors.get(seq_id)
-                sink(seq_id, token, finish, cached.get(seq_id, -1), *more)
+                entries = logprobs.get(seq_id)
+                more = entries.pop(0) if entries else None, errors.get(seq_id)
+                sink(seq_id, token, finish, cached.pop(seq_id, -1), *more, jumped)
             else:
-                sink(seq_id, token, finish, -1, None, None)
+                sink(seq_id, token, finish, -1, None, None, jumped)
 
     def _fail(self, message: str) -> None:
         """Everyone who waits for anything is told; the first message stays."""
@@ -233,7 +238,7 @@ class EngineClient:
             sinks, self._sinks = self._sinks, {}
             calls, self._calls = self._calls, {}
         for seq_id, (_, sink) in sinks.items():
-            sink(seq_id, -1, FinishReason.ERROR, -1, None, message)
+            sink(seq_id, -1, FinishReason.ERROR, -1, None, message, False)
         waiting: list[Future[Any]] = [future for _, future in calls.values()]
         for future in [*waiting, *self._ready]:
             if not future.done():

@@ -25,6 +25,7 @@ from srt.channel import (
     FromEngine,
     GenerateRequest,
     GrammarVerdict,
+    SeqLogprobs,
     StepEvents,
     ToEngine,
     Vocabulary,
@@ -75,6 +76,7 @@ class Engine:
             settings.constrained_json_whitespace_pattern,
             settings.grammar_timeout,
             settings.dp_size * max(1, settings.tp_size // settings.nnodes),
+            jumps=not settings.disable_regex_jump_forward,
         )
         self.reporter = Reporter(rank.scheduler, settings.decode_log_interval, quiet=tp_rank != 0)
 
@@ -268,8 +270,9 @@ class Engine:
         self._tell_time()
         self.scheduler.commit(plan.step, result.tokens)
         if plan.num_masked:
-            self._grammars.commit(plan.sample_seq_ids.tolist(), result.tokens.tolist())
-        self.reporter.on_tokens(plan.num_samples)
+            sampled = plan.sample_seq_ids.tolist(), result.tokens.tolist()
+            for seq_id, forced in self._grammars.commit(*sampled):
+                self.scheduler.draft(seq_id, forced)
         if result.pooled is not None:
             self._vectors.take_in(plan, result.pooled)
         if result.logprobs is not None:
@@ -285,13 +288,15 @@ class Engine:
         endings, self._endings = self._endings, {}
         if not seq_ids and not endings:
             return None
-        kept = {}
+        self.reporter.on_tokens(len(tokens) - tokens.count(-1))
+        kept: dict[int, list[SeqLogprobs]] = {}
         if self._book:
             samples = news.sample_idx.tolist()
             for i, seq_id in enumerate(seq_ids):
                 if seq_id in self._book:
                     is_first = bool(cached[i] >= 0)
-                    kept[seq_id] = self._book.take(seq_id, samples[i], logprobs, is_first=is_first)
+                    entry = self._book.take(seq_id, samples[i], logprobs, is_first=is_first)
+                    kept.setdefault(seq_id, []).append(entry)
         vectors = self._vectors.collect(seq_ids, finish)
         errors = {i: why for i, (how, why) in endings.items() if how == FinishReason.ERROR}
         for i in np.flatnonzero(news.finish).tolist():
@@ -359,7 +364,7 @@ class Engine:
 
     def state(self) -> dict[str, Any]:
         """Sizes and figures of now, by name."""
-        limits = self._rank.limits
+        limits, stats = self._rank.limits, self.scheduler.stats()
         return {
             **msgspec.to_builtins(self.reporter.heartbeat()),
             "max_running": limits.max_running,
@@ -368,6 +373,8 @@ class Engine:
             "page_size": limits.page_size,
             "num_living": len(self._living),
             "num_steps_in_flight": len(self._plans),
+            "num_drafts": stats.num_drafts,
+            "num_right_drafts": stats.num_right_drafts,
             "num_shared_prefix_steps": self.worker.num_shared_prefix_steps,
             "cuda_graph_sizes": self.worker.graphs.sizes if self.worker.graphs else [],
         }

@@ -8,33 +8,27 @@ prefill and retraction do not touch it.
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from llguidance import LLExecutor, LLMatcher, LLTokenizer
-from numpy.typing import NDArray
 
 from srt.channel import GenerateRequest, GrammarVerdict, Vocabulary
-from srt.grammar_compiler import GrammarError, compile_grammar, open_tokenizer, readable
+from srt.engine.bound import Bound, Masks, mask_words
+from srt.grammar_compiler import GrammarError, compile_grammar, open_tokenizer
 from srt.types import Grammar
-
-Masks = NDArray[np.int32]  # [rows, mask_words(vocab_size)], bit set: allowed
 
 CACHE_SIZE = 64  # compiled grammars; one holds up to 30 MB (see grammar_compiler.LIMITS)
 NUM_COMPILERS = 2
 # A grammar was compiled in time when the server tried it; here that may take longer, not for ever.
 PATIENCE = 4.0
 MIN_PARALLEL = 4  # masks; below, handing them to threads costs more than it saves
-
-
-def mask_words(vocab_size: int) -> int:
-    """int32 words of one row of masks."""
-    return -(-vocab_size // 32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +40,6 @@ class _Held:
     due: float  # time.monotonic() when rank 0 gives up
 
 
-@dataclass(slots=True)
-class _Bound:
-    """A sequence that follows a grammar. stops: its own stop ids, end tokens excluded."""
-
-    matcher: LLMatcher
-    stops: NDArray[np.int64]
-    min_new_tokens: int
-    ignore_eos: bool
-    num_tokens: int = 0
-
-
 class GrammarBook:
     """Every grammar and every sequence that follows one.
 
@@ -65,13 +48,21 @@ class GrammarBook:
         whitespace: see `compile_grammar`.
         timeout_s: what the server gave the compilation.
         num_local_ranks: that share this machine's cores.
+        jumps: whether tokens that a grammar forces are tried together with those before them.
     """
 
     def __init__(
-        self, vocab_size: int, whitespace: str | None, timeout_s: float, num_local_ranks: int = 1
+        self,
+        vocab_size: int,
+        whitespace: str | None,
+        timeout_s: float,
+        num_local_ranks: int = 1,
+        *,
+        jumps: bool = True,
     ) -> None:
         self._vocab_size = vocab_size
         self._whitespace = whitespace
+        self._jumps = jumps
         self._timeout_s = PATIENCE * timeout_s
         self._num_threads = max(1, (os.cpu_count() or 1) // (2 * num_local_ranks))
         self._executor: LLExecutor | None = None
@@ -81,7 +72,7 @@ class GrammarBook:
         self._eos = np.zeros(0, np.int64)
         self._cache: OrderedDict[Grammar, Future[LLMatcher]] = OrderedDict()
         self._held: dict[int, _Held] = {}
-        self._bound: dict[int, _Bound] = {}
+        self._bound: dict[int, Bound] = {}
         self._failures: dict[int, str] = {}
 
     @property
@@ -129,11 +120,7 @@ class GrammarBook:
         if held is None:
             return None
         matcher = held.compiled.result().deep_copy()
-        sampling = held.request.sampling
-        stops = np.setdiff1d(np.asarray(sampling.stop_token_ids, np.int64), self._eos)
-        self._bound[seq_id] = _Bound(
-            matcher, stops, sampling.min_new_tokens, ignore_eos=sampling.ignore_eos
-        )
+        self._bound[seq_id] = Bound(matcher, held.request.sampling, self._eos, jumps=self._jumps)
         return held.request
 
     def drop_held(self, seq_id: int) -> bool:
@@ -154,25 +141,28 @@ class GrammarBook:
         It returns the number of rows. Rows of a matcher that fails allow the end tokens, and the
         failure waits in `take_failures`.
         """
-        ids = [i for i in sample_seq_ids if i in self._bound]
+        runs = [(i, rows) for i, rows in _runs(sample_seq_ids) if i in self._bound]
 
         def fill(rows: Masks) -> int:
-            self._fill(ids, rows)
-            return len(ids)
+            return self._fill([(i, len(samples)) for i, samples in runs], rows)
 
         return fill
 
-    def commit(self, sample_seq_ids: Sequence[int], tokens: Sequence[int]) -> None:
-        """A step's tokens, by sample: matchers move on."""
-        for seq_id, token in zip(sample_seq_ids, tokens, strict=True):
+    def commit(
+        self, sample_seq_ids: Sequence[int], tokens: Sequence[int]
+    ) -> list[tuple[int, list[int]]]:
+        """A step's tokens, by sample: matchers move on. Returns what is forced behind them."""
+        forced: list[tuple[int, list[int]]] = []
+        for seq_id, samples in _runs(sample_seq_ids):
             bound = self._bound.get(seq_id)
             if bound is None:
                 continue
-            bound.num_tokens += 1
-            if token in self._eos or token in bound.stops:
-                continue  # it ends here
-            if not bound.matcher.consume_token(token):
-                self._failures[seq_id] = readable(bound.matcher.get_error())
+            error = bound.commit(list(tokens[samples.start : samples.stop]))
+            if error:
+                self._failures[seq_id] = error
+            elif drafts := bound.draft():
+                forced.append((seq_id, drafts))
+        return forced
 
     def take_failures(self) -> dict[int, str]:
         """Sequences whose grammar cannot be followed further, and why; told once."""
@@ -199,60 +189,32 @@ class GrammarBook:
     def _compile(self, tokenizer: Future[LLTokenizer], grammar: Grammar) -> LLMatcher:
         return compile_grammar(tokenizer.result(), grammar, self._whitespace)
 
-    def _fill(self, ids: list[int], rows: Masks) -> None:
-        num_words = mask_words(self._vocab_size)
+    def _fill(self, runs: list[tuple[int, int]], rows: Masks) -> int:
+        """Masks of sequences with so many rows each. Returns how many rows there are."""
+        bounds = [self._bound[seq_id] for seq_id, _ in runs]
+        ends = list(itertools.accumulate(num_rows for _, num_rows in runs))
+        starts = [end - num_rows for end, (_, num_rows) in zip(ends, runs, strict=True)]
+        num_bytes = 4 * mask_words(self._vocab_size)
         address, row_bytes = rows.ctypes.data, rows.strides[0]
-        jobs = [(self._bound[seq_id].matcher, row) for row, seq_id in enumerate(ids)]
+        jobs = [(bound.matcher, row) for bound, row in zip(bounds, starts, strict=True)]
         if len(jobs) >= MIN_PARALLEL and self._num_threads > 1:
             if self._executor is None:
                 self._executor = LLExecutor(self._num_threads)
             self._executor.unsafe_compute_mask_ptr(jobs, address, row_bytes, len(rows))
         else:
             for matcher, row in jobs:
-                matcher.unsafe_compute_mask_ptr(address + row * row_bytes, 4 * num_words)
-        for row, seq_id in enumerate(ids):
-            self._settle_end(seq_id, rows[row])
-
-    def _settle_end(self, seq_id: int, row: Masks) -> None:
-        """Says which tokens may end the answer now: docs/contracts.md section 4.1."""
-        bound = self._bound[seq_id]
-        matcher = bound.matcher
-        if matcher.is_error():
-            self._failures[seq_id] = readable(matcher.get_error())
-            _set_only(row, self._eos)
-            return
-        is_early = bound.num_tokens < bound.min_new_tokens
-        if not matcher.is_accepting():
-            if is_early and len(bound.stops):
-                _clear_unless_last(row, bound.stops)
-            return
-        if matcher.is_stopped():
-            _set_only(row, self._eos)
-            _set(row, bound.stops)
-            return
-        if is_early or bound.ignore_eos:
-            ends = np.concatenate((self._eos, bound.stops)) if is_early else self._eos
-            if not _clear_unless_last(row, ends):
-                return
-        if not is_early:
-            _set(row, bound.stops)
+                matcher.unsafe_compute_mask_ptr(address + row * row_bytes, num_bytes)
+        for (seq_id, _), bound, start, end in zip(runs, bounds, starts, ends, strict=True):
+            error = bound.finish_masks(rows[start:end])
+            if error:
+                self._failures[seq_id] = error
+        return ends[-1] if ends else 0
 
 
-def _set(row: Masks, ids: NDArray[np.int64]) -> None:
-    np.bitwise_or.at(row.view(np.uint32), ids // 32, np.uint32(1) << (ids % 32).astype(np.uint32))
-
-
-def _set_only(row: Masks, ids: NDArray[np.int64]) -> None:
-    row[:] = 0
-    _set(row, ids)
-
-
-def _clear_unless_last(row: Masks, ids: NDArray[np.int64]) -> bool:
-    """Clears bits; leaves the row as it was, and says False, if nothing would be left."""
-    before = row.copy()
-    bits = np.uint32(1) << (ids % 32).astype(np.uint32)
-    np.bitwise_and.at(row.view(np.uint32), ids // 32, ~bits)
-    if row.any():
-        return True
-    row[:] = before
-    return False
+def _runs(sample_seq_ids: Sequence[int]) -> Iterator[tuple[int, range]]:
+    """Each sequence of a step, with its samples: those behind drafts follow its first."""
+    begin = 0
+    for seq_id, samples in itertools.groupby(sample_seq_ids):
+        end = begin + sum(1 for _ in samples)
+        yield seq_id, range(begin, end)
+        begin = end

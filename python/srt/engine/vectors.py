@@ -42,6 +42,7 @@ class VectorWaiter:
         cached_tokens: int,
         logprobs: SeqLogprobs | None,  # noqa: ARG002
         error: str | None,
+        jumped: bool,  # noqa: ARG002
     ) -> None:
         self._cached[seq_id] = max(cached_tokens, 0)
         if finish not in (FinishReason.NONE, FinishReason.LENGTH):

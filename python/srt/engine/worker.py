@@ -15,11 +15,11 @@ from torch import Tensor
 
 from srt import ops
 from srt.batch import ForwardBatch, KvPool, StepBuffers
+from srt.engine.bound import Masks, mask_words
 from srt.engine.compile import CompiledDecode, decode_logits
 from srt.engine.cpu_tape import DecodeTapes
 from srt.engine.decode_plan import DecodePlanner
 from srt.engine.extend_graph import Bucket, ExtendGraphs
-from srt.engine.grammar import Masks, mask_words
 from srt.engine.graph import DecodeGraphs, GraphPool, StepOutput
 from srt.engine.logprobs import StepLogprobs, compute_logprobs
 from srt.engine.pooling import Pooler

@@ -376,6 +376,7 @@ class EngineClient:
             self.metrics.observe_events(events, living, engine.last_heard)
         self._take_details(engine, events)
         stopped: list[Sequence] = []
+        previous = -1
         for seq_id, token, finish in zip(events.seq_ids, events.tokens, events.finish, strict=True):
             sequence = living.get(seq_id)
             if sequence is None:
@@ -384,6 +385,9 @@ class EngineClient:
                 sequence.fail(InvalidParameter(events.errors.get(seq_id, "the engine refused it")))
             elif sequence.feed(token, finish):
                 stopped.append(sequence)
+            if seq_id == previous and token >= 0:
+                sequence.num_jumped += 1
+            previous = seq_id
             if sequence.finish:
                 self._forget(sequence)
             generation = sequence.generation
@@ -398,9 +402,10 @@ class EngineClient:
             if (sequence := engine.living.get(seq_id)) is not None:
                 sequence.cached_tokens = cached
                 sequence.first_token_s = engine.last_heard
-        for seq_id, entry in events.logprobs.items():
+        for seq_id, entries in events.logprobs.items():
             if (sequence := engine.living.get(seq_id)) is not None:
-                sequence.feed_logprobs(entry)
+                for entry in entries:
+                    sequence.feed_logprobs(entry)
         for seq_id, vector in events.embeddings.items():
             if (sequence := engine.living.get(seq_id)) is not None:
                 sequence.embedding = vector

@@ -26,7 +26,8 @@ class Prompt:
 class Sequence:
     """One answer as it grows.
 
-    tokens: all sampled ids, a final stop id included. matched: the stop id or string that ended it.
+    tokens: all sampled ids, a final stop id included. num_jumped: those that came with the step of
+    the one before. matched: the stop id or string that ended it.
     error: set instead of an answer. hides_output: the client wanted zero tokens.
     ends_at: gets the text as it comes; True: the answer ends there.
     """
@@ -34,9 +35,9 @@ class Sequence:
     __slots__ = (
         "_ends_at", "_flushed", "_is_read", "_noted", "_options", "_output", "_parts", "_taken",
         "arrived_s", "cached_tokens", "embedding", "engine", "error", "finish", "first_token_s",
-        "generation", "hides_output", "index", "last_token_s", "logprobs", "matched", "prompt",
-        "prompt_logprobs", "prompt_top_logprobs", "request_id", "seq_id", "submitted_s", "tokens",
-        "traceparent",
+        "generation", "hides_output", "index", "last_token_s", "logprobs", "matched", "num_jumped",
+        "prompt", "prompt_logprobs", "prompt_top_logprobs", "request_id", "seq_id", "submitted_s",
+        "tokens", "traceparent",
     )  # fmt: skip
 
     def __init__(
@@ -55,6 +56,7 @@ class Sequence:
         self.engine = -1
         self.generation: Generation | None = None
         self.tokens: list[int] = []
+        self.num_jumped = 0
         self.cached_tokens = 0
         self.arrived_s = self.submitted_s = time.monotonic()
         self.traceparent = ""
@@ -95,7 +97,10 @@ class Sequence:
                 self.matched = token
         if not self._is_read or self._output is None:
             return False
-        return self._read(finish)
+        is_cut = self._read(finish)
+        if is_cut:  # more may have come with the same step
+            del self.logprobs[len(self.tokens) :]
+        return is_cut
 
     def feed_logprobs(self, entry: SeqLogprobs) -> None:
         """What comes with an event beside its token."""

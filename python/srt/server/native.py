@@ -182,7 +182,7 @@ class _Answer:
             "id": sequence.request_id,
             "prompt_tokens": len(sequence.prompt.input_ids),
             "completion_tokens": len(sequence.tokens),
-            "completion_tokens_wo_jump_forward": len(sequence.tokens),
+            "completion_tokens_wo_jump_forward": len(sequence.tokens) - sequence.num_jumped,
             "cached_tokens": sequence.cached_tokens,
             "finish_reason": _finish_reason(sequence),
         }
