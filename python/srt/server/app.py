@@ -44,6 +44,8 @@ from srt.server.openai.files import (
 )
 from srt.server.openai.models import get_model, list_models
 from srt.server.openai.ranking import RerankBody, ScoreBody, rerank, score
+from srt.server.openai.respond import responses
+from srt.server.openai.response_schemas import ResponsesBody
 from srt.server.openai.schemas import ChatBody, CompletionBody
 from srt.server.openapi import describe
 from srt.server.playground import playground
@@ -55,6 +57,7 @@ ROUTES: tuple[tuple[str, tuple[str, ...], ServiceHandler, type | None], ...] = (
     ("/generate", ("POST", "PUT"), generate, GenerateBody),
     ("/v1/completions", ("POST",), completions, CompletionBody),
     ("/v1/chat/completions", ("POST",), chat_completions, ChatBody),
+    ("/v1/responses", ("POST",), responses, ResponsesBody),
     ("/encode", ("POST", "PUT"), encode, EncodeBody),
     ("/classify", ("POST", "PUT"), classify, EncodeBody),
     ("/judge", ("POST", "PUT"), classify, EncodeBody),

@@ -35,7 +35,7 @@ class BodyReader(Generic[T]):
         try:
             return self._decode(data)
         except msgspec.ValidationError as error:
-            raise _explain(str(error)) from error
+            raise explain(str(error)) from error
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidParameter(f"the body is not valid JSON: {error}") from error
         except RecursionError as error:
@@ -98,12 +98,12 @@ def _too_large(size: int, limit: int) -> BodyTooLarge:
     return BodyTooLarge(f"the body has {size} bytes or more, the limit is {limit}")
 
 
-def _explain(message: str) -> InvalidParameter:
-    """msgspec's words, turned so that the field comes first."""
+def explain(message: str, where: str = "") -> InvalidParameter:
+    """msgspec's words, turned so that the field comes first; `where`: the place of its value."""
     match = _AT.match(message)
     assert match is not None
     what = match["what"]
-    path = (match["path"] or "$").removeprefix("$").removeprefix(".")
+    path = (where + (match["path"] or "$").removeprefix("$")).removeprefix(".")
     if unknown := _UNKNOWN.fullmatch(what):
         field = f"{path}.{unknown[1]}".removeprefix(".")
         return InvalidParameter(f"{field} is not a known field", field)

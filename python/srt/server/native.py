@@ -10,14 +10,14 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from srt.errors import InvalidParameter
+from srt.errors import InvalidParameter, RequestError
 from srt.fields import doc, refuse_unsupported, refused
 from srt.server.answers import json_response
 from srt.server.body import BodyReader
 from srt.server.generation import Prompt, Sequence
 from srt.server.prompts import check_list, one_each, read_prompts
 from srt.server.service import Job, Service, new_request_id
-from srt.server.stream import DONE, EventStream, Watch, event
+from srt.server.stream import DONE, EventStream, Watch, error_event, event
 from srt.text.sampling import SamplingFields, check_sampling
 from srt.text.tokenizer import Tokenizer
 from srt.types import FinishReason
@@ -99,6 +99,10 @@ class _Telling:
     def end(self) -> bytes:
         """The stream's end."""
         return DONE
+
+    def failure(self, error: RequestError) -> bytes:
+        """An error as one event."""
+        return error_event(error)
 
 
 def _jobs(service: Service, body: GenerateBody, prompts: Seq[Prompt], is_batch: bool) -> list[Job]:

@@ -11,6 +11,7 @@ import msgspec
 
 from srt import __version__
 from srt.server import responses as native
+from srt.server.openai import response_answers as response
 from srt.server.openai import responses as openai
 from srt.server.openai import storage_responses as storage
 
@@ -36,6 +37,7 @@ ANSWERS: Mapping[str, Any] = MappingProxyType(
         "/generate": native.Generated | list[native.Generated],
         "/v1/completions": openai.Completion,
         "/v1/chat/completions": openai.ChatCompletion,
+        "/v1/responses": response.ResponseObject,
         "/encode": native.Vector | list[native.Vector],
         "/classify": native.Vector | list[native.Vector],
         "/judge": native.Vector | list[native.Vector],
@@ -80,6 +82,7 @@ EVENTS: Mapping[str, Any] = MappingProxyType(
         "/generate": native.Generated,
         "/v1/completions": openai.Completion,
         "/v1/chat/completions": openai.ChatChunk,
+        "/v1/responses": response.ResponseEvent,
     }
 )
 _TEXT = frozenset({"/metrics", "/flush_cache"})  # answered by plain text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
 from typing import Any, Protocol
 
@@ -28,6 +28,16 @@ _encode = msgspec.json.Encoder().encode
 def event(value: Any) -> bytes:
     """One SSE event with `value` as JSON."""
     return b"data: " + _encode(value) + b"\n\n"
+
+
+def typed_event(value: Mapping[str, Any]) -> bytes:
+    """One SSE event that is named by the `type` of `value`."""
+    return b"event: " + str(value["type"]).encode() + b"\n" + event(value)
+
+
+def error_event(error: RequestError) -> bytes:
+    """An error as the last event of a stream."""
+    return event(error_body(error))
 
 
 class TextEvent:
@@ -76,6 +86,9 @@ class Telling(Protocol):
 
     def end(self) -> bytes:
         """The last events, once every sequence has been told to its end."""
+
+    def failure(self, error: RequestError) -> bytes:
+        """The last events instead, where something went wrong."""
 
 
 class EventStream(Response):
@@ -155,6 +168,6 @@ class _Writer:
             elif told:
                 self._connection.write_chunk(told)
         except RequestError as error:
-            self._last.set_result(event(error_body(error)))
+            self._last.set_result(self._telling.failure(error))
         except Exception:  # noqa: BLE001 (headers are out: an event is all that can be said)
-            self._last.set_result(event(error_body(internal_error(self._path))))
+            self._last.set_result(self._telling.failure(internal_error(self._path)))

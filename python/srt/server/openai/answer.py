@@ -9,11 +9,11 @@ from functools import partial
 from typing import Any
 
 from srt.channel import SeqLogprobs
-from srt.errors import InvalidParameter, NotFound
+from srt.errors import InvalidParameter, NotFound, RequestError
 from srt.server.generation import Generation, Sequence
 from srt.server.openai.schemas import MAX_TOP_LOGPROBS, StreamOptions
 from srt.server.service import Service
-from srt.server.stream import DONE, TextEvent, event
+from srt.server.stream import DONE, TextEvent, error_event, event
 from srt.text.tokenizer import Tokenizer
 from srt.types import FinishReason
 
@@ -126,6 +126,10 @@ class Chunks:
             return DONE
         counted = self._count_usage(self._generation.sequences)
         return event({**self._head, "choices": [], "usage": counted}) + DONE
+
+    def failure(self, error: RequestError) -> bytes:
+        """An error as one event."""
+        return error_event(error)
 
     def _told(self, sequence: Sequence) -> bytes:
         new = self._new_choices(sequence)

@@ -32,11 +32,8 @@ class CallLimit:
         return self._parser.num_closed_calls > 0
 
 
-class ReplyTeller:
-    """One choice: its text goes in, deltas and in the end a message come out.
-
-    Both come from the same pieces, so a stream joins to the whole answer.
-    """
+class ReplyReader:
+    """One choice: its text goes in, and what of it is told comes out in pieces."""
 
     def __init__(
         self,
@@ -57,9 +54,47 @@ class ReplyTeller:
             functions=() if tools is None else tools.functions,
         )
         self._has_finished = False
+
+    def take(self, sequence: Sequence) -> list[Piece]:
+        """What is new of the choice."""
+        pieces = self._parser.push(sequence.take_text())
+        if sequence.finish and not self._has_finished:
+            self._has_finished = True
+            pieces += self._parser.finish()
+        return [piece for piece in pieces if self._is_told(piece)]
+
+    def num_reasoning_tokens(self, sequence: Sequence) -> int:
+        """Tokens of the thoughts, their marks included."""
+        num_bytes = self._parser.num_reasoning_bytes
+        seen = 0
+        for count, token in enumerate(sequence.tokens):
+            if seen >= num_bytes:
+                return count
+            if token not in self._hidden:
+                seen += len(self._pieces[token])
+        return len(sequence.tokens)
+
+    def _is_told(self, piece: Piece) -> bool:
+        if self._tools is None:
+            return True
+        if piece.kind == "text":
+            return not self._tools.forced  # a call that was cut before it could be told
+        return piece.index <= 0 or self._tools.is_parallel
+
+
+class ReplyTeller:
+    """One choice of a chat completion: its text goes in, deltas and in the end a message come out.
+
+    Both come from the same pieces, so a stream joins to the whole answer.
+    """
+
+    def __init__(self, reader: ReplyReader, tools: ToolUse | None) -> None:
+        self._reader = reader
+        self._tools = tools
         self._content: list[str] = []
         self._thoughts: list[str] = []
         self._calls: list[dict[str, Any]] = []
+        self.num_reasoning_tokens = reader.num_reasoning_tokens
 
     @property
     def has_calls(self) -> bool:
@@ -68,16 +103,7 @@ class ReplyTeller:
 
     def take(self, sequence: Sequence) -> list[Delta]:
         """What is new of the choice, as deltas."""
-        pieces = self._parser.push(sequence.take_text())
-        if sequence.finish and not self._has_finished:
-            self._has_finished = True
-            pieces += self._parser.finish()
-        deltas: list[Delta] = []
-        for piece in pieces:
-            delta = self._take_piece(piece)
-            if delta is not None:
-                deltas.append(delta)
-        return deltas
+        return [self._take_piece(piece) for piece in self._reader.take(sequence)]
 
     def message(self, sequence: Sequence) -> dict[str, Any]:
         """The whole answer, when it has ended."""
@@ -93,29 +119,14 @@ class ReplyTeller:
             message["tool_calls"] = [_copy(call) for call in self._calls]
         return message
 
-    def num_reasoning_tokens(self, sequence: Sequence) -> int:
-        """Tokens of the thoughts, their marks included."""
-        num_bytes = self._parser.num_reasoning_bytes
-        seen = 0
-        for count, token in enumerate(sequence.tokens):
-            if seen >= num_bytes:
-                return count
-            if token not in self._hidden:
-                seen += len(self._pieces[token])
-        return len(sequence.tokens)
-
-    def _take_piece(self, piece: Piece) -> Delta | None:
+    def _take_piece(self, piece: Piece) -> Delta:
         if piece.kind == "text":
-            if self._tools is not None and self._tools.forced:
-                return None  # a call that was cut before it could be told
             self._content.append(piece.text)
             return {"content": piece.text}
         if piece.kind == "reasoning":
             self._thoughts.append(piece.text)
             return {"reasoning_content": piece.text}
         assert self._tools is not None
-        if piece.index > 0 and not self._tools.is_parallel:
-            return None
         if piece.kind == "call":
             function = {"name": piece.text, "arguments": ""}
             call = {"id": self._tools.format.new_id(), "type": "function", "function": function}
