@@ -41,9 +41,13 @@ def error_body(error: RequestError) -> dict[str, Any]:
 
 def error_response(error: RequestError) -> Response:
     """What a client is told, with Retry-After where it should come back."""
+    return json_response(error_body(error), int(error.status), retry_headers(error))
+
+
+def retry_headers(error: RequestError) -> dict[str, str] | None:
+    """Retry-After, where a client should come back."""
     retry_after = getattr(error, "retry_after_s", None)
-    headers = None if retry_after is None else {"Retry-After": str(retry_after)}
-    return json_response(error_body(error), int(error.status), headers)
+    return None if retry_after is None else {"Retry-After": str(retry_after)}
 
 
 def guarded(handler: Handler) -> Handler:

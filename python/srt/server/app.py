@@ -20,6 +20,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from srt.errors import Unauthorized
 from srt.server import control, parsing, upkeep
 from srt.server.answers import error_response, guarded, http_error, json_response
+from srt.server.anthropic.messages import count_tokens, messages
+from srt.server.anthropic.schemas import CountBody, MessagesBody
 from srt.server.arrival import NoteArrival
 from srt.server.batches.runner import BatchRunner
 from srt.server.embedding import EncodeBody, classify, encode
@@ -58,6 +60,8 @@ ROUTES: tuple[tuple[str, tuple[str, ...], ServiceHandler, type | None], ...] = (
     ("/v1/completions", ("POST",), completions, CompletionBody),
     ("/v1/chat/completions", ("POST",), chat_completions, ChatBody),
     ("/v1/responses", ("POST",), responses, ResponsesBody),
+    ("/v1/messages", ("POST",), messages, MessagesBody),
+    ("/v1/messages/count_tokens", ("POST",), count_tokens, CountBody),
     ("/encode", ("POST", "PUT"), encode, EncodeBody),
     ("/classify", ("POST", "PUT"), classify, EncodeBody),
     ("/judge", ("POST", "PUT"), classify, EncodeBody),
@@ -146,11 +150,14 @@ def _make_batches(service: Service) -> BatchRunner:
 
 
 class ApiKey:
-    """Lets through who shows one of the keys; health checks and the page itself need none."""
+    """Lets through who shows one of the keys; health checks and the page itself need none.
+
+    A key comes as `Authorization: Bearer KEY`, or as Anthropic's clients send it, in `x-api-key`.
+    """
 
     def __init__(self, app: ASGIApp, keys: tuple[str, ...]) -> None:
         self._app = app
-        self._expected = [f"Bearer {key}".encode() for key in keys]
+        self._keys = [key.encode() for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application."""
@@ -163,9 +170,11 @@ class ApiKey:
     def _may_pass(self, scope: Scope) -> bool:
         if scope["method"] == "OPTIONS" or scope["path"] in OPEN_PATHS:
             return True
-        shown = next((v for k, v in scope["headers"] if k == b"authorization"), b"")
+        headers = dict(scope["headers"])
+        scheme, _, bearer = headers.get(b"authorization", b"").partition(b" ")
+        shown = (bearer if scheme == b"Bearer" else b"", headers.get(b"x-api-key", b""))
         # All are compared, whichever fits: the time tells nothing.
-        fits = [hmac.compare_digest(shown, expected) for expected in self._expected]
+        fits = [hmac.compare_digest(one, key) for one in shown for key in self._keys]
         return any(fits)
 
 

@@ -11,6 +11,7 @@ import msgspec
 
 from srt import __version__
 from srt.server import responses as native
+from srt.server.anthropic import answers as anthropic
 from srt.server.openai import response_answers as response
 from srt.server.openai import responses as openai
 from srt.server.openai import storage_responses as storage
@@ -38,6 +39,8 @@ ANSWERS: Mapping[str, Any] = MappingProxyType(
         "/v1/completions": openai.Completion,
         "/v1/chat/completions": openai.ChatCompletion,
         "/v1/responses": response.ResponseObject,
+        "/v1/messages": anthropic.MessageAnswer,
+        "/v1/messages/count_tokens": anthropic.TokenCount,
         "/encode": native.Vector | list[native.Vector],
         "/classify": native.Vector | list[native.Vector],
         "/judge": native.Vector | list[native.Vector],
@@ -83,6 +86,7 @@ EVENTS: Mapping[str, Any] = MappingProxyType(
         "/v1/completions": openai.Completion,
         "/v1/chat/completions": openai.ChatChunk,
         "/v1/responses": response.ResponseEvent,
+        "/v1/messages": anthropic.MessageEvent,
     }
 )
 _TEXT = frozenset({"/metrics", "/flush_cache"})  # answered by plain text

@@ -24,6 +24,7 @@ from srt.server.openai.reply import CallLimit, ReplyReader
 from srt.server.openai.schemas import CHAT_NAMES, ChatBody, sampling_fields
 from srt.server.openai.tools import ToolUse, bind_answer, bind_calls, check_tools, writing_of
 from srt.server.service import INLINE_CHARS, Job, Service
+from srt.text.chat import ChatPrompt
 from srt.text.reasoning import ReasoningFormat
 from srt.text.sampling import SamplingFields, check_sampling
 from srt.text.tokenizer import Tokenizer
@@ -61,22 +62,9 @@ def check_chat(service: Service, body: ChatBody) -> None:
 
 async def prepare_chat(service: Service, body: ChatBody, request_id: str) -> ChatJob:
     """The prompt, what is sampled and how the answer will be read. Raises RequestError."""
-    assert service.chat is not None
     assert service.tokenizer is not None
     tools = check_tools(service, body)
-    messages = [template_message(message, i) for i, message in enumerate(body.messages)]
-    shown_tools = None if tools is None else template_tools(tools.tools.values())
-    service.check_text_len(num_content_chars(messages), "messages")
-    make = partial(
-        service.chat.prompt,
-        messages,
-        tools=shown_tools,
-        continue_final=body.continue_final_message,
-        opens_answer=body.add_generation_prompt is not False,
-        variables=_variables(service, body),
-    )
-    is_long = num_chars(body) > INLINE_CHARS
-    made = await asyncio.to_thread(make) if is_long else make()
+    made = await render_chat(service, body, tools)
     prompt = service.check_ids(made.input_ids, "messages", made.text)
     sampling = check_sampling(
         _fields(body, made.stop), service.limits, names=_names(body), default_new_tokens=None
@@ -105,6 +93,24 @@ async def prepare_chat(service: Service, body: ChatBody, request_id: str) -> Cha
         new_ending=new_ending,
     )
     return ChatJob(job, tools, reasoning, opens)
+
+
+async def render_chat(service: Service, body: ChatBody, tools: ToolUse | None) -> ChatPrompt:
+    """The prompt, whatever its length. Raises RequestError."""
+    assert service.chat is not None
+    messages = [template_message(message, i) for i, message in enumerate(body.messages)]
+    shown_tools = None if tools is None else template_tools(tools.tools.values())
+    service.check_text_len(num_content_chars(messages), "messages")
+    make = partial(
+        service.chat.prompt,
+        messages,
+        tools=shown_tools,
+        continue_final=body.continue_final_message,
+        opens_answer=body.add_generation_prompt is not False,
+        variables=_variables(service, body),
+    )
+    is_long = num_chars(body) > INLINE_CHARS
+    return await asyncio.to_thread(make) if is_long else make()
 
 
 def _variables(service: Service, body: ChatBody) -> dict[str, Any]:

@@ -19,8 +19,9 @@ from srt.server.body import BodyReader
 from srt.server.generation import Generation, Sequence
 from srt.server.openai.answer import chat_logprobs, usage
 from srt.server.openai.chat_job import ChatJob, check_chat, engine_of, prepare_chat
+from srt.server.openai.renaming import in_words_of
 from srt.server.openai.reply_items import Change, Item, ItemKind, ReplyItems
-from srt.server.openai.response_input import chat_of, in_our_words
+from srt.server.openai.response_input import NAMES, chat_of
 from srt.server.openai.response_schemas import ResponsesBody
 from srt.server.openai.schemas import ChatBody
 from srt.server.service import Service, new_request_id
@@ -46,7 +47,7 @@ _STATUS = MappingProxyType(
 async def responses(service: Service, request: Request) -> Response:
     """Answer an input by items: text, calls, thoughts."""
     body = await _reader.read(request, service.settings.max_request_bytes)
-    with in_our_words():
+    with in_words_of(NAMES):
         chat_body = chat_of(body)
         check_chat(service, chat_body)
         chat = await prepare_chat(service, chat_body, new_request_id("resp_"))

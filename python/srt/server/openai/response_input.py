@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 
-from srt.errors import InvalidParameter, RequestError, UnsupportedParameter
+from srt.errors import InvalidParameter, UnsupportedParameter
 from srt.fields import refuse_unsupported
 from srt.server.body import explain
 from srt.server.openai.message_schemas import (
@@ -46,7 +44,7 @@ _KINDS: dict[str, type[InputItem]] = {
 }
 LOGPROBS = "message.output_text.logprobs"
 # What the fields of a chat's body are called in this one.
-_NAMES = (
+NAMES = (
     (re.compile(r"\bmessages(\[\d+\](\.content)?)?"), "input"),
     (re.compile(r"\bmax_completion_tokens\b"), "max_output_tokens"),
     (re.compile(r"\bresponse_format\.json_schema\.schema\b"), "text.format.schema"),
@@ -55,17 +53,6 @@ _NAMES = (
     (re.compile(r"\b(tools\[\d+\])\.function\b"), r"\1"),
     (re.compile(r"\btool_choice\.allowed_tools\b"), "tool_choice"),
 )
-
-
-@contextmanager
-def in_our_words() -> Iterator[None]:
-    """Errors about the chat's body name the fields that the client sent."""
-    try:
-        yield
-    except RequestError as error:
-        error.message = _renamed(error.message)
-        error.param = None if error.param is None else _renamed(error.param)
-        raise
 
 
 def chat_of(body: ResponsesBody) -> ChatBody:
@@ -222,9 +209,3 @@ def _format(asked: TextFormat | None) -> ResponseFormat | None:
         return ResponseFormat(type=asked.type)
     schema = JsonSchemaFormat(name=asked.name or "answer", schema=asked.schema)
     return ResponseFormat(type=asked.type, json_schema=schema)
-
-
-def _renamed(text: str) -> str:
-    for pattern, ours in _NAMES:
-        text = pattern.sub(ours, text)
-    return text

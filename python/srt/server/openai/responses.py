@@ -29,6 +29,9 @@ class ErrorBody(Answer, frozen=True, kw_only=True):
     """Every error."""
 
     error: ErrorInfo
+    type: Annotated[Literal["error"] | msgspec.UnsetType, doc("of /v1/messages alone")] = (
+        msgspec.UNSET
+    )
     success: Annotated[bool | msgspec.UnsetType, doc("false; of /update_weights alone")] = (
         msgspec.UNSET
     )
