@@ -17,6 +17,7 @@ from queue import SimpleQueue
 from typing import NamedTuple
 
 from srt.benchmark.latency import Row, fits, lines, make_row, sweep, time_batch
+from srt.benchmark.plot import check_plots, plot_query
 from srt.channel import EngineReady, GenerateRequest, SeqLogprobs
 from srt.config import Settings, add_settings, settings_from
 from srt.engine.client import EngineClient
@@ -32,6 +33,9 @@ CORRECTNESS_PROMPTS = (
 )
 CORRECTNESS_TOKENS = 16
 CORRECTNESS_TOP = 5
+DEFAULT_SQL = (
+    "select run_name || ', input ' || input_len, batch_size, median_decode_throughput from results"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,6 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
     try:
+        if args.graph_filename:
+            check_plots(args.graph_filename, "--graph-filename")
+            if not args.result_filename:
+                raise ConfigError("--graph-filename needs --result-filename, whose rows it shows")
+            if args.model_path is None:
+                return _draw(args)
         settings = settings_from(args, os.environ)
         return _check(settings, args) if args.correctness_test else _measure(settings, args)
     except (ConfigError, LoadError) as error:
@@ -59,6 +69,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--input-len", "--input", type=int, nargs="+", default=[1024])
     add("--output-len", "--output", type=int, nargs="+", default=[16])
     add("--result-filename", "--result-file", default="", help="JSON lines are appended")
+    add(
+        "--graph-filename", help="a PNG of the rows in --result-filename; without a model only that"
+    )
+    add("--graph-sql", default=DEFAULT_SQL,
+        help="what it shows: a query over `results` that gives series, x and y")  # fmt: skip
     add("--correctness-test", "--correct", action="store_true",
         help="compare whole prefills with prefills split after --cut-len tokens")  # fmt: skip
     add("--cut-len", type=int, default=4)
@@ -96,6 +111,18 @@ def _measure(settings: Settings, args: argparse.Namespace) -> int:
     if args.result_filename:
         with Path(args.result_filename).open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row.record()) + "\n" for row in rows)
+    return _draw(args) if args.graph_filename else 0
+
+
+def _draw(args: argparse.Namespace) -> int:
+    """A chart of all rows of the result file, earlier runs' too."""
+    try:
+        lines_of_file = Path(args.result_filename).read_text(encoding="utf-8").splitlines()
+        found = [json.loads(line) for line in lines_of_file]
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--result-filename {args.result_filename}: {error}") from error
+    plot_query(found, args.graph_sql, args.graph_filename)
+    print(f"drawn in {args.graph_filename}")
     return 0
 
 

@@ -13,16 +13,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from srt.benchmark.arguments import add_arguments, check_arguments, extra_body, rates_of
 from srt.benchmark.backends import BACKENDS, Backend, Options, send
 from srt.benchmark.datasets import (
+    Dialogue,
     Request,
     SharedPrefix,
+    as_text,
+    random_dialogues,
     random_requests,
     shared_prefix_requests,
+    sharegpt_dialogues,
     sharegpt_requests,
 )
 from srt.benchmark.http_client import HttpError, get_json
-from srt.benchmark.load import run_load
+from srt.benchmark.load import Traffic, run_load
+from srt.benchmark.plot import check_plots, plot_rates
 from srt.benchmark.report import Run, figures, rows
 from srt.errors import ConfigError, LoadError
 from srt.hub import HubOptions, resolve_model
@@ -33,87 +39,60 @@ DEFAULT_VOCAB_SIZE = 32000  # where neither server nor tokenizer tells
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run, print, append to the result file. Returns the exit code."""
-    args = _parser().parse_args(argv)
+    parser = argparse.ArgumentParser(
+        prog="srt.bench_serving", description=__doc__, allow_abbrev=False
+    )
+    add_arguments(parser)
+    args = parser.parse_args(argv)
     try:
+        check_arguments(args)
+        if args.plot_file:
+            check_plots(args.plot_file, "--plot-file")
         return asyncio.run(_run(args))
     except (ConfigError, LoadError, HttpError, OSError) as error:
         sys.stderr.write(f"bench_serving: error: {error}\n")
         return 2
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="srt.bench_serving", description=__doc__, allow_abbrev=False
-    )
-    add = parser.add_argument
-    add("--backend", choices=sorted(BACKENDS), default="srt", help="kind of server")
-    add("--base-url", help="URL of the server, instead of host and port")
-    add("--host", default="127.0.0.1")
-    add("--port", type=int, help="by default the backend's own")
-    add("--dataset-name", choices=("random", "sharegpt", "generated-shared-prefix"),
-        help="by default sharegpt where --dataset-path is given, else random")  # fmt: skip
-    add("--dataset-path", help="a ShareGPT JSON file")
-    add("--model", help="by default what /v1/models names")
-    add("--tokenizer", help="folder, GGUF file or hub id; by default the model")
-    add("--num-prompts", "--num-prompt", type=int, default=1000)
-    add("--sharegpt-output-len", type=int, help="instead of the length of the recorded answer")
-    add("--random-input-len", "--random-input", type=int, default=1024)
-    add("--random-output-len", "--random-output", type=int, default=1024)
-    add("--random-range-ratio", type=float, default=0.0, help="shortest length / longest")
-    add("--gen-num-groups", type=int, default=64)
-    add("--gen-prompts-per-group", type=int, default=16)
-    add("--gen-system-prompt-len", type=int, default=2048)
-    add("--gen-question-len", type=int, default=128)
-    add("--gen-output-len", type=int, default=256)
-    add("--request-rate", type=float, default=float("inf"), help="Poisson arrivals per second")
-    add("--max-concurrency", type=int, help="requests that may run at once")
-    add("--multi", action="store_true", help="one run for each rate of --request-rate-range")
-    add("--request-rate-range", default="2,34,2", help="start,stop,step; or a list of rates")
-    add("--warmup-requests", type=int, default=1)
-    add("--seed", type=int, default=1)
-    add("--output-file", help="JSON lines are appended")
-    add("--disable-tqdm", action="store_true", help="no progress bar")
-    add("--disable-stream", action="store_true", help="wait for whole answers")
-    add("--disable-ignore-eos", action="store_true", help="let answers end by themselves")
-    add("--extra-request-body", default="{}", help="a JSON object, added to every request")
-    return parser
-
-
 async def _run(args: argparse.Namespace) -> int:
-    backend = BACKENDS[args.backend]
+    backend, rates = BACKENDS[args.backend], rates_of(args)
     base_url = args.base_url or f"http://{args.host}:{args.port or backend.port}"
     key = os.environ.get("OPENAI_API_KEY")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
+    extra = extra_body(args.extra_request_body)
     model = args.model or await _served_model(base_url, headers)
     tokenizer = _tokenizer(args, model)
     random.seed(args.seed)
     dataset = args.dataset_name or ("sharegpt" if args.dataset_path else "random")
     vocab_size = await _vocab_size(base_url, headers, tokenizer)
-    requests = _requests(args, dataset, vocab_size, tokenizer)
+    dialogues = _dialogues(args, dataset, vocab_size, tokenizer)
+    if backend.is_chat:
+        dialogues = [[as_text(turn, tokenizer) for turn in turns] for turns in dialogues]
     options = Options(
         base_url=base_url,
         model=model,
         stream=not args.disable_stream,
         ignore_eos=not args.disable_ignore_eos,
-        extra=_extra_body(args.extra_request_body),
+        extra=extra,
         headers=headers,
     )
-    await _warm_up(backend, requests[: args.warmup_requests], options)
-    failed = 0
-    for rate in _rates(args):
-        outcomes, duration_s = await run_load(
-            backend, requests, options, request_rate=rate, max_concurrency=args.max_concurrency,
-            show_progress=not args.disable_tqdm,
-        )  # fmt: skip
-        run = Run(args.backend, dataset, rate, args.max_concurrency)
-        found = figures(run, outcomes, duration_s, tokenizer)
+    await _warm_up(backend, [turns[0] for turns in dialogues[: args.warmup_requests]], options)
+    records = []
+    for rate in rates:
+        traffic = Traffic(rate, args.burstiness, args.max_concurrency)
+        load = await run_load(
+            backend, dialogues, options, traffic, show_progress=not args.disable_tqdm
+        )
+        found = figures(Run(args.backend, dataset, traffic), load, tokenizer)
         print("\n".join(rows(found)))
-        errors = sorted({outcome.error for outcome in outcomes if outcome.error})
-        for error in errors[:5]:
+        for error in sorted({outcome.error for outcome in load.outcomes if outcome.error})[:5]:
             sys.stderr.write(f"failed: {error}\n")
-        failed += found["failed"]
-        _append(_output_file(args, dataset), {**found, "model": model, **_sizes(args)})
-    return 1 if failed else 0
+        records.append({**found, "model": model, **_sizes(args)})
+        _append(_output_file(args, dataset), records[-1])
+    if args.plot_file:
+        plot_rates(records, args.plot_file)
+        print(f"drawn in {args.plot_file}")
+    return 1 if any(record["failed"] for record in records) else 0
 
 
 async def _served_model(base_url: str, headers: dict[str, str]) -> str:
@@ -135,6 +114,19 @@ async def _vocab_size(base_url: str, headers: dict[str, str], tokenizer: Tokeniz
         return int(info["vocab_size"])
     except (HttpError, KeyError, ValueError):
         return len(tokenizer.pieces) if tokenizer is not None else DEFAULT_VOCAB_SIZE
+
+
+def _dialogues(
+    args: argparse.Namespace, dataset: str, vocab_size: int, tokenizer: Tokenizer | None
+) -> list[Dialogue]:
+    if dataset != "multi-turn":
+        return [[one] for one in _requests(args, dataset, vocab_size, tokenizer)]
+    if args.dataset_path is None:
+        sizes = args.num_turns, args.random_input_len, args.random_output_len
+        return random_dialogues(args.num_prompts, *sizes, tokenizer)
+    assert tokenizer is not None
+    sizes = args.num_prompts, args.num_turns, args.sharegpt_output_len
+    return sharegpt_dialogues(args.dataset_path, *sizes, tokenizer)
 
 
 def _requests(
@@ -164,32 +156,11 @@ def _requests(
     )
 
 
-def _extra_body(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"--extra-request-body is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ConfigError("--extra-request-body must be a JSON object")
-    return value
-
-
 async def _warm_up(backend: Backend, requests: Sequence[Request], options: Options) -> None:
     for request in requests:
         outcome = await send(backend, request, options)
         if outcome.error:
             raise HttpError(f"the warm-up request failed: {outcome.error}")
-
-
-def _rates(args: argparse.Namespace) -> list[float]:
-    if not args.multi:
-        return [args.request_rate]
-    numbers = [float(word) for word in args.request_rate_range.split(",")]
-    if len(numbers) != 3:
-        return numbers
-    start, stop, step = numbers
-    count = int((stop - start - 1e-9) // step) + 1
-    return [start + i * step for i in range(count)]
 
 
 def _output_file(args: argparse.Namespace, dataset: str) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.image import imread
 
 import tiny_tokenizer
 from srt.bench_latency import main
@@ -50,3 +51,25 @@ def test_what_is_wrong_is_said(flags: list[str], capsys: Any) -> None:
     assert "--model-path is required" in capsys.readouterr().err
     assert main([*flags, "--output", "0"]) == 2
     assert "must be positive" in capsys.readouterr().err
+
+
+def test_a_chart_shows_all_rows_of_the_file(flags: list[str], tmp_path: Path, capsys: Any) -> None:
+    out, chart = str(tmp_path / "rows.jsonl"), tmp_path / "out.png"
+    drawn = ["--result-filename", out, "--graph-filename", str(chart)]
+    assert main([*flags, "--batch", "1", "2", "--input", "8", "--output", "3", *drawn]) == 0
+    assert f"drawn in {chart}" in capsys.readouterr().out
+    whole = imread(chart)
+    assert whole.std() > 0.05, "something is drawn"
+    query = "select run_name, batch_size, prefill_latency from results where batch_size < 9"
+    assert main([*drawn, "--graph-sql", query]) == 0, "without a model: the file alone"
+    assert imread(chart).shape == whole.shape
+    assert (imread(chart) != whole).any()
+    for bad, why in (
+        ("select 1 from results", "2 rows of 1 columns"),
+        ("select nonsense", "no such column"),
+        ("select run_name, 1, 2 from results where 0", "0 rows of 3 columns"),
+    ):
+        assert main([*drawn, "--graph-sql", bad]) == 2
+        assert why in capsys.readouterr().err
+    assert main(["--graph-filename", str(chart)]) == 2
+    assert "--graph-filename needs --result-filename" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from srt.benchmark.backends import Outcome
+from srt.benchmark.load import Load, Traffic
 from srt.text.tokenizer import Tokenizer
 
 _WIDTH = 50
@@ -20,14 +20,15 @@ class Run:
 
     backend: str
     dataset: str
-    request_rate: float
-    max_concurrency: int | None
+    traffic: Traffic
 
 
-def figures(
-    run: Run, outcomes: Sequence[Outcome], duration_s: float, tokenizer: Tokenizer | None
-) -> dict[str, Any]:
-    """All figures by name; times in milliseconds. Failed requests count nowhere but in `failed`."""
+def figures(run: Run, load: Load, tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """All figures by name; times in milliseconds. Failed requests count nowhere but in `failed`.
+
+    Times of a request begin when it is sent; `client_queue` is what it waited for before.
+    """
+    outcomes, duration_s, traffic = load.outcomes, load.duration_s, run.traffic
     good = [outcome for outcome in outcomes if not outcome.error]
     num_in = sum(outcome.prompt_len for outcome in good)
     num_out = sum(outcome.output_len for outcome in good)
@@ -41,8 +42,9 @@ def figures(
     return {
         "backend": run.backend,
         "dataset_name": run.dataset,
-        "request_rate": run.request_rate if run.request_rate != float("inf") else "inf",
-        "max_concurrency": run.max_concurrency,
+        "request_rate": traffic.request_rate if traffic.request_rate != float("inf") else "inf",
+        "burstiness": traffic.burstiness,
+        "max_concurrency": traffic.max_concurrency,
         "completed": len(good),
         "failed": len(outcomes) - len(good),
         "duration": duration_s,
@@ -53,10 +55,13 @@ def figures(
         "input_throughput": num_in / duration_s,
         "output_throughput": num_out / duration_s,
         "total_throughput": (num_in + num_out) / duration_s,
+        "mean_concurrency": sum(o.latency_s for o in good) / duration_s,
         **_spread("e2e_latency", [o.latency_s for o in good]),
         **_spread("ttft", [o.first_token_s for o in good]),
         **_spread("tpot", per_token),
         **_spread("itl", [gap for o in good for gap in o.gaps_s]),
+        **_spread("client_queue", [o.queued_s for o in good]),
+        **_spread("client_lag", load.lags_s),
     }
 
 
@@ -70,6 +75,7 @@ def rows(found: dict[str, Any]) -> list[str]:
 
     add("Backend:", "backend")
     add("Traffic request rate:", "request_rate")
+    add("Burstiness of arrivals (1: Poisson):", "burstiness")
     add("Max request concurrency:", "max_concurrency")
     add("Successful requests:", "completed")
     add("Failed requests:", "failed")
@@ -81,11 +87,14 @@ def rows(found: dict[str, Any]) -> list[str]:
     add("Input token throughput (tok/s):", "input_throughput", ".2f")
     add("Output token throughput (tok/s):", "output_throughput", ".2f")
     add("Total token throughput (tok/s):", "total_throughput", ".2f")
+    add("Mean concurrency:", "mean_concurrency", ".2f")
     for title, name, key in (
         ("End-to-End Latency", "E2E Latency", "e2e_latency"),
         ("Time to First Token", "TTFT", "ttft"),
         ("Time per Output Token (excl. 1st token)", "TPOT", "tpot"),
         ("Inter-token Latency", "ITL", "itl"),
+        ("Before the request was sent", "Client Queue", "client_queue"),
+        ("Lateness of the client's event loop", "Client Lag", "client_lag"),
     ):
         lines.append(title.center(_WIDTH, "-"))
         add(f"Mean {name} (ms):", f"mean_{key}_ms", ".2f")
