@@ -34,7 +34,8 @@ CORRECTNESS_PROMPTS = (
 CORRECTNESS_TOKENS = 16
 CORRECTNESS_TOP = 5
 DEFAULT_SQL = (
-    "select run_name || ', input ' || input_len, batch_size, median_decode_throughput from results"
+    "select run_name || ', input ' || input_len as run, batch_size, median_decode_throughput "
+    "from results"
 )
 
 

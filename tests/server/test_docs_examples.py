@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +14,11 @@ import httpx
 import openai
 import pytest
 
+import tiny_tokenizer
 from server.process import TIMEOUT_S, ServerProcess
 from srt.text.chat import choose_format
 from srt.text.tokenizer import load_tokenizer
+from srt.tiny import write_tiny
 
 ROOT = Path(__file__).parents[2]
 PAGES = (
@@ -57,6 +62,52 @@ def test_shell(real_server: ServerProcess, place: str, code: str) -> None:
     assert done.returncode == 0, (place, done.stderr)
     assert done.stdout.strip()
     assert '"error"' not in done.stdout
+
+
+def bench_commands() -> list[tuple[str, str]]:
+    """Page and command line of the benchmark commands; test_bench_latency has --correct."""
+    return [
+        (page, code.replace("\\\n", " ").strip())
+        for page in ("docs/benchmarks.md", "docs/tuning.md")
+        for kind, code in BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
+        if kind == "sh" and "srt.bench_" in code and "--correct" not in code
+    ]
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    write_tiny(folder, vocab_size=512)
+    tiny_tokenizer.write_checkpoint(folder, tiny_tokenizer.byte_level())
+    return folder
+
+
+@pytest.mark.parametrize(("page", "command"), bench_commands())
+def test_benchmarks(
+    real_server: ServerProcess, tiny_model: Path, tmp_path: Path, page: str, command: str
+) -> None:
+    """As they stand, but for fewer prompts, and a model of the same name that is smaller."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/SmolLM2-135M-Instruct").symlink_to(tiny_model)
+    port = real_server.url.rpartition(":")[2]
+    line = re.sub(r"--num-prompts \d+", "--num-prompts 2", command)
+    argv = shlex.split(line.replace("--port 30000", f"--port {port}"))
+    assert argv[0] == "python"
+    if "srt.bench_latency" in argv:
+        argv += ["--max-total-tokens", "4096", "--device", "cpu", "--dtype", "float32"]
+    done = subprocess.run(
+        [sys.executable, *argv[1:]],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "python")},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, (page, done.stderr)
+    for name in re.findall(r"\S+\.(?:png|jsonl)", command):
+        assert (tmp_path / name).stat().st_size > 100
+    assert "Successful requests:" in done.stdout or "Prefill. latency" in done.stdout
 
 
 def test_template_files(smollm2: Path, tmp_path: Path) -> None:
