@@ -64,6 +64,24 @@ def test_shell(real_server: ServerProcess, place: str, code: str) -> None:
     assert '"error"' not in done.stdout
 
 
+def test_python_without_http(smollm2: Path, tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/SmolLM2-135M-Instruct").symlink_to(smollm2)
+    readme = BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    (code,) = [code for kind, code in readme if kind == "python" and "srt.llm" in code]
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "python")},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "Paris."
+
+
 def bench_commands() -> list[tuple[str, str]]:
     """Page and command line of the benchmark commands; test_bench_latency has --correct."""
     return [
