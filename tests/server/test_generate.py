@@ -202,3 +202,13 @@ def test_the_engine_gets_what_was_asked(server: Running) -> None:
     assert (got.frequency_penalty, got.presence_penalty, got.repetition_penalty) == (0.3, -0.4, 1.2)
     assert got.logit_bias == ((5, 2.5),)
     assert got.stop_token_ids == (400, tiny_tokenizer.IM_END_ID)
+
+
+def test_who_wants_no_answer_gets_the_prompts_logprobs(server: Running) -> None:
+    params = {"max_new_tokens": 0}
+    meta = server.generate(text=TEXT, return_logprob=True, sampling_params=params)["meta_info"]
+    assert [entry[1] for entry in meta["input_token_logprobs"]] == ids_of(TEXT)
+    none = server.generate(
+        text=TEXT, return_logprob=True, logprob_start_len=-1, sampling_params=params
+    )
+    assert none["meta_info"]["input_token_logprobs"] == []

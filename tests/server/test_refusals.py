@@ -91,6 +91,9 @@ CASES: list[tuple[str, Any, int, str | None, str]] = [
         "sampling_params.min_new_tokens",
         "at most",
     ),
+    (G, sampled(stop_regex=["a"]), 400, "sampling_params.stop_regex", "use stop"),
+    (G, sampled(seed=1, sampling_seed=1), 400, "sampling_params.sampling_seed", "give one"),
+    (G, sampled(sampling_seed=2**64), 400, "sampling_params.sampling_seed", "below 2**63"),
     (G, sampled(n=0), 400, "sampling_params.n", "at least 1"),
     (G, sampled(n=10**6), 400, "sampling_params.n", "at most 128"),
     (G, sampled(stop=[""]), 400, "sampling_params.stop", "empty"),
@@ -264,7 +267,9 @@ def test_fields_that_ask_for_nothing_are_taken(server: Running) -> None:
     for answer in (
         server.post(CC, **chat(messages=[*USER, dumped, dumped, *USER], **asked, max_tokens=2)),
         server.post(C, **complete(suffix="", use_beam_search=False, new_thing=None)),
-        server.post(G, **sampled(new_thing=None), return_hidden_states=False, session=None),
+        server.post(
+            G, **sampled(new_thing=None, stop_regex=[]), return_hidden_states=False, session=None
+        ),
         server.post(CC, **chat(top_logprobs=0, max_tokens=2)),
     ):
         assert answer.status_code == 200, answer.text

@@ -18,7 +18,7 @@ from srt.server.generation import Prompt, Sequence
 from srt.server.prompts import check_list, one_each, read_prompts
 from srt.server.service import Job, Service, new_request_id
 from srt.server.stream import DONE, EventStream, Watch, error_event, event
-from srt.text.sampling import SamplingFields, check_sampling
+from srt.text.sampling import Sampling, SamplingFields, check_sampling
 from srt.text.tokenizer import Tokenizer
 from srt.types import FinishReason
 
@@ -42,7 +42,11 @@ class GenerateBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     return_logprob: Annotated[bool | list[bool] | None, doc("logprobs of the tokens")] = None
     logprob_start_len: Annotated[
         int | list[int] | None,
-        doc("prompt position from which logprobs are told; -1, the default: none", minimum=-1),
+        doc(
+            "prompt position from which logprobs are told; -1: none, the default unless "
+            "max_new_tokens is 0",
+            minimum=-1,
+        ),
     ] = None
     top_logprobs_num: Annotated[
         int | list[int] | None,
@@ -136,7 +140,7 @@ def _jobs(service: Service, body: GenerateBody, prompts: Seq[Prompt], is_batch: 
             request_id=rids[i] if rids[i] is not None else new_request_id(),
             choices=checked[i].n,
             return_logprob=bool(wants[i]),
-            logprob_start=_logprob_start(starts[i], len(prompt.input_ids)),
+            logprob_start=_logprob_start(starts[i], prompt, checked[i]),
             top_logprobs=_top_logprobs(tops[i]),
             priority=priority,
         )
@@ -144,9 +148,10 @@ def _jobs(service: Service, body: GenerateBody, prompts: Seq[Prompt], is_batch: 
     ]
 
 
-def _logprob_start(start: int | None, prompt_len: int) -> int:
-    if start is None:
-        return -1
+def _logprob_start(start: int | None, prompt: Prompt, sampling: Sampling) -> int:
+    prompt_len = len(prompt.input_ids)
+    if start is None:  # who wants no answer can only mean the prompt's
+        return 0 if sampling.max_new_tokens == 0 else -1
     if not -1 <= start <= prompt_len:
         raise InvalidParameter(
             f"logprob_start_len is {start}; it must be at least -1 and at most the prompt's "

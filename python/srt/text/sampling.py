@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import msgspec
 
 from srt.errors import ContextLengthExceeded, InvalidParameter, UnsupportedParameter
-from srt.fields import doc
+from srt.fields import doc, refuse_unsupported, refused
 from srt.text.detokenizer import TextOptions
 from srt.text.grammar import ebnf_grammar, regex_grammar, schema_grammar
 from srt.types import Grammar, SamplingParams
@@ -73,6 +73,7 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     seed: Annotated[
         int | None, doc("repeats the draws: the same seed and request give the same answer")
     ] = None
+    sampling_seed: Annotated[int | None, doc("SGLang's name for seed")] = None
     logit_bias: Annotated[
         dict[str, float] | None,
         doc("token ids and what is added to their logits, from -100 to 100"),
@@ -85,6 +86,9 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     ebnf: Annotated[
         str | None, doc("a grammar of the answer, GBNF (`root ::= …`) or Lark (`start: …`)")
     ] = None
+    custom_params: Annotated[Any, refused("no code of clients runs here")] = None
+    stop_regex: Annotated[Any, refused("use stop, or a regex of the whole answer")] = None
+    structural_tag: Annotated[Any, refused("give a grammar of the whole answer as ebnf")] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +200,12 @@ def check_sampling(
         prefix: put before field names.
         default_new_tokens: where max_new_tokens is not given; None: as much as fits.
     """
+    refuse_unsupported(given, prefix)
+    if given.sampling_seed is not None and given.seed is not None:
+        raise InvalidParameter(
+            f"{prefix}seed and {prefix}sampling_seed mean the same; give one",
+            f"{prefix}sampling_seed",
+        )
     checks = _Checks(given, {**(names or {})}, prefix)
     max_new = checks.integer("max_new_tokens", None, 0, None)
     min_new = checks.integer("min_new_tokens", 0, 0, max_new) or 0
@@ -316,11 +326,12 @@ class _Checks:
         return ids
 
     def seed(self) -> int:
-        seed = self._given.seed
+        field = "seed" if self._given.sampling_seed is None else "sampling_seed"
+        seed: int | None = getattr(self._given, field)
         if seed is None:
             return secrets.randbits(_SEED_BITS)
         if not -(1 << _SEED_BITS) <= seed < 1 << _SEED_BITS:
-            raise self._invalid("seed", seed, "must be at least -2**63 and below 2**63")
+            raise self._invalid(field, seed, "must be at least -2**63 and below 2**63")
         return seed % (1 << _SEED_BITS)
 
     def logit_bias(self, vocab_size: int) -> tuple[tuple[int, float], ...]:
