@@ -1,16 +1,20 @@
-// One token per row of logits: bias, penalties, masks, temperature, filters and the draw in a
-// launch.
+// One token per row of logits: bias, penalties, masks, temperature, filters and the draw.
 //
 // Shapes    see SampleParams; vocab up to 8 * 32768 where a row is drawn (not greedy).
-// Parallel  a cluster of up to 8 blocks a row. Rows with edits or filters: a block keeps its chunk
-// as
-//           float32 in shared memory, so that the row is read once however often it is walked over.
-//           Other rows are streamed: greedy ones once, drawn ones twice.
+// Parallel  a cluster of up to 8 blocks a row, in two kernels, each of which leaves the other's
+// rows
+//           alone. Plain rows are streamed: greedy ones once, drawn ones twice. Rows with edits or
+//           filters go to clusters that walk over them: a block keeps its chunk as float32 in
+//           shared memory, so that the row is read once however often it is looked at. That kernel
+//           is launched where the host cannot rule such rows out, and ends at once if there are
+//           none.
 // Bound     HBM: num_rows * vocab * sizeof(dtype). Draws: the 10 rounds of Philox per 4 tokens.
 // Numerics  docs/contracts.md section 3.1. No sorting: the race runs over all tokens; a winner that
 //           the filters drop gives way to the winner among the strictly likelier, until one is
 //           kept. Kept tokens are the likeliest ones, so that is the winner of the race among the
 //           kept.
+#include <algorithm>
+
 #include "common/ptx.cuh"
 #include "sample/edit.cuh"
 #include "sample/race.cuh"
@@ -22,7 +26,8 @@ namespace {
 using message::SamplingRecord;
 
 constexpr int kMaxChunkTokens = 32768;
-constexpr int kBlocksPerSm = 3;  // of rows that are streamed
+constexpr int kPlainBlocksPerSm = 3;
+constexpr int kEditedBlocksPerSm = 2;
 constexpr float kLog2e = 1.44269504088896341f;
 constexpr int kEdits =
     message::kFlagPenalties | message::kFlagBiased | message::kFlagMaskStops | message::kFlagMasked;
@@ -190,31 +195,20 @@ __device__ __forceinline__ int choose_edited(const SampleParams& p, const T* row
   return draw_filtered(shared, record, p.vocab, bound, cluster);
 }
 
-template <typename T, bool kPlainOnly>
-__global__ void __launch_bounds__(kRowThreads, kPlainOnly ? kBlocksPerSm : 2)
-    sample_kernel(const __grid_constant__ SampleParams p) {
-  extern __shared__ __align__(16) unsigned char dynamic[];
-  __shared__ ClusterScratch scratch;
-  __shared__ SamplingRecord record;
-  __shared__ float bound;
-  ptx::grid_launch();
-  ptx::grid_wait();
-  const int index = static_cast<int>(blockIdx.y);
+__host__ __device__ constexpr bool is_edited(int flags) {
+  return (flags & (kEdits | message::kFlagFiltered)) != 0;
+}
+
+// The record of a row, read by all threads of a block; no thread uses the last one any more.
+__device__ __forceinline__ void read_record(const SampleParams& p, int index,
+                                            SamplingRecord& record) {
   if (threadIdx.x < message::kSamplingWords)
     reinterpret_cast<int*>(&record)[threadIdx.x] =
         p.sampling[index * message::kSamplingWords + static_cast<int>(threadIdx.x)];
-  cluster_arrive();  // this block runs: others may write to it (ClusterReducer waits for them)
-  __syncthreads();   // the record is read
-  const T* const row = static_cast<const T*>(p.logits) + index * p.logits_stride;
-  const Chunk chunk = my_chunk(p.vocab);
-  ClusterReducer cluster(scratch);
-  int token;
-  if (kPlainOnly || (record.flags & (kEdits | message::kFlagFiltered)) == 0) {
-    token = choose_plain(row, chunk, record, &bound, cluster);
-  } else {
-    float* const x = reinterpret_cast<float*>(dynamic);
-    token = choose_edited(p, row, chunk, record, x, &bound, cluster);
-  }
+  __syncthreads();  // the record is read
+}
+
+__device__ __forceinline__ void write_token(const SampleParams& p, int index, int token) {
   if (cluster_rank() != 0 || threadIdx.x != 0) return;
   // Nothing above -inf (or nothing but NaN): token 0, as argmax has it.
   const int chosen = token == kNoToken ? 0 : token;
@@ -222,32 +216,96 @@ __global__ void __launch_bounds__(kRowThreads, kPlainOnly ? kBlocksPerSm : 2)
   p.last_tokens[p.sample_rows[index]] = chosen;
 }
 
-// Blocks of a row: as many as fill the device with kBlocksPerSm a multiprocessor.
+template <typename T>
+__device__ __forceinline__ const T* row_of(const SampleParams& p, int index) {
+  return static_cast<const T*>(p.logits) + index * p.logits_stride;
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kRowThreads, kPlainBlocksPerSm)
+    sample_plain_kernel(const __grid_constant__ SampleParams p) {
+  __shared__ ClusterScratch scratch;
+  __shared__ SamplingRecord record;
+  __shared__ float bound;
+  ptx::grid_launch();
+  ptx::grid_wait();
+  const int index = static_cast<int>(blockIdx.y);
+  cluster_arrive();  // this block runs: others may write to it (ClusterReducer waits for them)
+  read_record(p, index, record);
+  if (is_edited(record.flags)) {
+    cluster_wait();
+    return;
+  }
+  ClusterReducer cluster(scratch);
+  write_token(p, index,
+              choose_plain(row_of<T>(p, index), my_chunk(p.vocab), record, &bound, cluster));
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kRowThreads, kEditedBlocksPerSm)
+    sample_edited_kernel(const __grid_constant__ SampleParams p) {
+  extern __shared__ __align__(16) unsigned char dynamic[];
+  __shared__ ClusterScratch scratch;
+  __shared__ SamplingRecord record;
+  __shared__ float bound;
+  ptx::grid_launch();
+  ptx::grid_wait();
+  const int first = static_cast<int>(blockIdx.y);
+  const int step = static_cast<int>(gridDim.y);
+  const auto flags_of = [&](int index) {
+    return reinterpret_cast<const SamplingRecord*>(p.sampling)[index].flags;
+  };
+  bool any = false;
+  for (int i = first + static_cast<int>(threadIdx.x) * step; i < p.num_rows;
+       i += kRowThreads * step)
+    any = any || is_edited(flags_of(i));
+  if (!__syncthreads_or(any)) return;  // so say all blocks of the cluster
+  cluster_arrive();                    // this block runs: others may write to it
+  ClusterReducer cluster(scratch);
+  for (int index = first; index < p.num_rows; index += step) {
+    if (!is_edited(flags_of(index))) continue;
+    __syncthreads();  // nobody looks at the last row's record any more
+    read_record(p, index, record);
+    const int token = choose_edited(p, row_of<T>(p, index), my_chunk(p.vocab), record,
+                                    reinterpret_cast<float*>(dynamic), &bound, cluster);
+    write_token(p, index, token);
+  }
+}
+
+// Blocks of a plain row: as many as fill the device.
 int blocks_per_row(int num_rows) {
   if (compute_capability() < 90) return 1;
   int blocks = kMaxCluster;
-  while (blocks > 1 && num_rows * blocks > kBlocksPerSm * num_sms()) blocks /= 2;
+  while (blocks > 1 && num_rows * blocks > kPlainBlocksPerSm * num_sms()) blocks /= 2;
   return blocks;
+}
+
+cudaError_t sample_plain(const SampleParams& p, cudaStream_t stream) {
+  LaunchShape shape{.grid = dim3(1), .block = dim3(kRowThreads), .pdl = p.pdl};
+  shape.cluster = blocks_per_row(p.num_rows);
+  shape.grid = dim3(static_cast<unsigned>(shape.cluster), static_cast<unsigned>(p.num_rows));
+  SRT_DISPATCH_DTYPE(p.dtype, T, { return launch(sample_plain_kernel<T>, shape, stream, p); });
+}
+
+cudaError_t sample_edited(const SampleParams& p, cudaStream_t stream) {
+  LaunchShape shape{.grid = dim3(1), .block = dim3(kRowThreads), .pdl = p.pdl};
+  shape.cluster = compute_capability() < 90 ? 1 : kMaxCluster;
+  const int at_once = std::max(kEditedBlocksPerSm * num_sms() / shape.cluster, 1);
+  const int clusters = std::min(p.num_rows, at_once);
+  shape.grid = dim3(static_cast<unsigned>(shape.cluster), static_cast<unsigned>(clusters));
+  const int tokens = chunk_tokens(p.vocab, shape.cluster);
+  if (tokens > kMaxChunkTokens) return cudaErrorInvalidValue;
+  shape.smem_bytes = static_cast<size_t>(tokens) * sizeof(float);
+  if (p.flags & message::kFlagPenalties) shape.smem_bytes += kCountTokens * sizeof(unsigned);
+  SRT_DISPATCH_DTYPE(p.dtype, T, { return launch(sample_edited_kernel<T>, shape, stream, p); });
 }
 
 }  // namespace
 
 cudaError_t sample(const SampleParams& p, cudaStream_t stream) {
   if (p.num_rows == 0) return cudaSuccess;
-  const bool plain = (p.flags & (kEdits | message::kFlagFiltered)) == 0;
-  LaunchShape shape{.grid = dim3(1), .block = dim3(kRowThreads), .pdl = p.pdl};
-  shape.cluster =
-      plain ? blocks_per_row(p.num_rows) : (compute_capability() < 90 ? 1 : kMaxCluster);
-  shape.grid = dim3(static_cast<unsigned>(shape.cluster), static_cast<unsigned>(p.num_rows));
-  if (!plain) {
-    const int tokens = chunk_tokens(p.vocab, shape.cluster);
-    if (tokens > kMaxChunkTokens) return cudaErrorInvalidValue;
-    shape.smem_bytes = static_cast<size_t>(tokens) * sizeof(float);
-    if (p.flags & message::kFlagPenalties) shape.smem_bytes += kCountTokens * sizeof(unsigned);
-  }
-  SRT_DISPATCH_DTYPE(p.dtype, T, {SRT_DISPATCH_BOOL(plain, kPlainOnly, {
-                       return launch(sample_kernel<T, kPlainOnly>, shape, stream, p);
-                     })});
+  const cudaError_t e = sample_plain(p, stream);
+  return e != cudaSuccess || !is_edited(p.flags) ? e : sample_edited(p, stream);
 }
 
 }  // namespace srt::cuda

@@ -1,5 +1,4 @@
-// One token per row of logits: bias, penalties, masks, temperature, filters and the draw in a
-// launch.
+// One token per row of logits: bias, penalties, masks, temperature, filters and the draw.
 #pragma once
 
 #include "common/launch.h"
@@ -25,8 +24,8 @@ struct SampleParams {
   int max_pages_per_seq;
   int page_size;
   int bitmask_words;
-  int flags;  // the or of the rows' flags, as far as the host knows: saves shared memory. -1:
-              // unknown
+  int flags;  // the or of the rows' flags, as far as the host knows: saves a launch and shared
+              // memory. -1: unknown
   Dtype dtype;
   bool pdl;
 };

@@ -138,6 +138,18 @@ def test_every_number_of_rows(rows: int) -> None:
     assert torch.equal(case.tokens(msg.FLAG_GREEDY, "cuda")[0], case.tokens(-1, "cpu")[0])
 
 
+@pytest.mark.parametrize("rows", [3, 66, 140, 300])
+def test_rows_of_all_kinds_side_by_side(rows: int) -> None:
+    """Each kernel takes its own rows, and walks over the others'."""
+    logits = torch.randn(rows, 3000).bfloat16()
+    rng = random.Random(rows)
+    kinds = [KINDS[rng.choice(list(KINDS))](rng) for _ in range(rows)]
+    records = [draw_record(rng, logits[i], i, kinds[i]) for i in range(rows)]
+    case = Case(logits, records, rng)
+    for ours, theirs in zip(case.tokens(-1, "cuda"), case.tokens(-1, "cpu"), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_rows_that_are_masked_whole_give_token_0() -> None:
     logits = torch.full((3, 500), float("-inf"))
     rng = random.Random(0)
