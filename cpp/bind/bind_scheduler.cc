@@ -13,6 +13,7 @@
 
 #include "bind/bind.h"
 #include "bind/dlpack.h"
+#include "core/step_message.h"
 #include "sched/scheduler.h"
 
 namespace srt::bind {
@@ -254,6 +255,7 @@ void bind_stats(py::module_& m) {
 }  // namespace
 
 void bind_scheduler(py::module_& m) {
+  m.attr("MAX_DRAFTS") = msg::kMaxDrafts;
   bind_config(m);
   bind_plan(m);
   bind_events(m);

@@ -76,6 +76,10 @@ enum SamplingFlags : int32_t {
   kWantsLogprobs = 64,
 };
 
+// Decodes of one sequence in a step beside the first. Kernels that read KV of earlier steps before
+// this step's is written count on it.
+constexpr int kMaxDrafts = 15;
+
 constexpr int kAlignWords = 4;  // sections start 16-byte aligned
 
 }  // namespace srt::msg

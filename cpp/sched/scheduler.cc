@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/step_message.h"
 
 namespace srt {
 namespace {
@@ -107,6 +108,9 @@ void Scheduler::draft(SeqId id, std::vector<TokenId> tokens) {
   const bool all_valid =
       std::all_of(tokens.begin(), tokens.end(), [](TokenId token) { return token >= 0; });
   expect(all_valid, "drafts hold a negative token id");
+  expect(std::ssize(tokens) <= msg::kMaxDrafts, "got " + std::to_string(tokens.size()) +
+                                                    " drafts; at most " +
+                                                    std::to_string(msg::kMaxDrafts) + " fit");
   seq.drafts = std::move(tokens);
 }
 

@@ -84,7 +84,8 @@ class Scheduler {
   // next decode runs these tokens too, each as a decode of its own, and samples after each. A
   // draft's sample counts if all before it counted and the last of them is the draft, so what
   // comes out is what one token a step would give. Replaces earlier drafts. Throws InvalidArgument
-  // if a step of the sequence is in flight. Unknown ids are fine.
+  // if a step of the sequence is in flight or there are more than msg::kMaxDrafts. Unknown ids are
+  // fine.
   void draft(SeqId id, std::vector<TokenId> tokens);
 
   // Decides the next step and writes it to `message` (config.message_words() words). nullopt:

@@ -16,6 +16,8 @@ class CudaError(RuntimeError): ...
 
 # ---- scheduler (bind_scheduler.cc) ----
 
+MAX_DRAFTS: int
+
 class SchedulerConfig:
     def __init__(
         self,

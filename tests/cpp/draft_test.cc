@@ -4,8 +4,10 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "core/error.h"
+#include "core/step_message.h"
 #include "world.h"
 
 namespace srt {
@@ -152,6 +154,7 @@ TEST_F(DraftTest, ADraftThatCannotBeIsRefused) {
   world.abort(2);
   add("abc", 3);
   EXPECT_THROW(world.draft(1, {-1}), InvalidArgument);
+  EXPECT_THROW(world.draft(1, std::vector<TokenId>(msg::kMaxDrafts + 1, 1)), InvalidArgument);
   ASSERT_TRUE(world.schedule());
   EXPECT_THROW(world.draft(1, {1}), InvalidArgument);
   world.commit();

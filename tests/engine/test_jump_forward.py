@@ -13,7 +13,8 @@ from bench._schemas import SERVED
 from byte_vocabulary import END, byte_vocabulary, text_of
 from engine.driver import Driver, Output, driver, to_bytes
 from srt.channel import GenerateRequest
-from srt.engine.bound import MAX_DRAFTS, Bound
+from srt.core import native
+from srt.engine.bound import Bound
 from srt.types import FinishReason, Grammar, SamplingParams
 
 VOCABULARY = byte_vocabulary(320)
@@ -125,13 +126,13 @@ def test_other_parameters_mean_what_they_mean(
 
 
 def test_forced_tokens_take_a_step_for_sixteen(jumping: Driver, plain: Driver) -> None:
-    params = regex("[ab]" + "x" * 4 * (MAX_DRAFTS + 1))
+    params = regex("[ab]" + "x" * 4 * (native.MAX_DRAFTS + 1))
     output, turns = turns_of(jumping, params)
     slow, slow_turns = turns_of(plain, params)
     assert output.tokens == slow.tokens
     assert turns <= 14 < 60 < slow_turns
     text = text_of(VOCABULARY, output.tokens)
-    assert text[1:] == "x" * 4 * (MAX_DRAFTS + 1)
+    assert text[1:] == "x" * 4 * (native.MAX_DRAFTS + 1)
     assert output.finish == FinishReason.STOP
 
 

@@ -12,14 +12,12 @@ import numpy as np
 from llguidance import LLMatcher
 from numpy.typing import NDArray
 
+from srt.core import native
 from srt.grammar_compiler import readable
 from srt.types import SamplingParams
 
 Masks = NDArray[np.int32]  # [rows, mask_words(vocab_size)], bit set: allowed
 Ids = NDArray[np.int64]
-
-# With the newest token 16 rows: as many as the CPU decodes from a tape.
-MAX_DRAFTS = 15
 
 
 def mask_words(vocab_size: int) -> int:
@@ -86,7 +84,7 @@ class Bound:
     def draft(self) -> list[int]:
         """The tokens that are forced behind the newest, and probably how the model spells them."""
         if self._jumps and not self.matcher.is_stopped():
-            self._drafts = self.matcher.compute_ff_tokens()[:MAX_DRAFTS]
+            self._drafts = self.matcher.compute_ff_tokens()[: native.MAX_DRAFTS]
         return self._drafts
 
     def _fill_drafts(self, rows: Masks) -> None:
