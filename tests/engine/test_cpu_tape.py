@@ -21,7 +21,7 @@ def test_tapes_change_no_token_and_no_logprob(tiny: tuple[Path, Any]) -> None:
     for eager in (False, True):
         with driver(tiny[0], disable_cuda_graph=eager) as d:
             runs.append(d.run(prompts, greedy(20), arrivals=arrivals, return_logprob=True))
-            tapes = d.engine.worker.tapes
+            tapes = d.engine.worker.runner.tapes
             assert (tapes is None) == eager
             if tapes is not None:
                 assert set(range(1, MAX_BATCH + 1)) & set(tapes.sizes)
@@ -39,7 +39,7 @@ def test_experts_are_recorded_too(tmp_path: Path, family: str) -> None:
     for eager in (False, True):
         with driver(tmp_path, disable_cuda_graph=eager) as d:
             runs.append([o.tokens for o in d.run(prompts, greedy(12))])
-            tapes = d.engine.worker.tapes
+            tapes = d.engine.worker.runner.tapes
             assert tapes is None or tapes.sizes == [4]
     assert runs[0] == runs[1]
 

@@ -108,8 +108,8 @@ def test_warming_up_leaves_no_trace(tiny: tuple[Path, Any]) -> None:
 def test_padded_decode_of_no_sequences_is_what_a_graph_captures(tiny: tuple[Path, Any]) -> None:
     with driver(tiny[0]) as d, torch.inference_mode():
         worker = d.engine.worker
-        worker.write_empty_message()
-        output = worker.run_decode(5)
+        worker.runner.write_empty_message()
+        output = worker.runner.run_decode(5)
         assert output.tokens is not None
         assert output.logits is not None
         assert output.tokens.shape == (5,)

@@ -33,6 +33,7 @@ from srt.channel import (
 from srt.config import Settings
 from srt.core import native
 from srt.engine.grammar import GrammarBook
+from srt.engine.intake import Intake
 from srt.engine.logprobs import LogprobBook, StepLogprobs
 from srt.engine.pooling import VectorBook
 from srt.engine.profile import Profile
@@ -40,14 +41,12 @@ from srt.engine.report import Reporter, explain
 from srt.engine.startup import Rank
 from srt.engine.step import StepShape
 from srt.engine.update import UpdateRefused, WeightUpdater
-from srt.grammar_compiler import GrammarError
 from srt.types import FinishReason
 
 log = logging.getLogger("srt.engine")
 
 INTERNAL_CALL = -1  # call_id of calls that nobody waits for
 MAX_STUCK_TURNS = 3
-NO_GENERATION = "this model embeds and cannot generate"
 
 
 class Engine:
@@ -62,7 +61,6 @@ class Engine:
         self._profile = Profile(rank.worker, tp_rank)
         self._depth = 0 if settings.disable_overlap_schedule else 1
         self._plans: deque[native.StepPlan] = deque()  # in flight, oldest first
-        self._living: set[int] = set()
         self._book = LogprobBook()
         self._drain: Call | None = None
         self._num_stuck = 0
@@ -70,7 +68,6 @@ class Engine:
         self._updater = WeightUpdater(settings, rank)
         self._update: Call | None = None
         self._held: list[ToEngine] = []  # sequences that came during an update
-        self._endings: dict[int, tuple[FinishReason, str]] = {}  # of what never ran, or must not
         self._grammars = GrammarBook(
             rank.config.vocab_size,
             settings.constrained_json_whitespace_pattern,
@@ -78,12 +75,13 @@ class Engine:
             settings.dp_size * max(1, settings.tp_size // settings.nnodes),
             jumps=not settings.disable_regex_jump_forward,
         )
+        self._intake = Intake(rank, self._grammars, self._book, self._vectors)
         self.reporter = Reporter(rank.scheduler, settings.decode_log_interval, quiet=tp_rank != 0)
 
     @property
     def is_busy(self) -> bool:
         """Whether a turn without records has anything to do."""
-        return bool(self._living or self._plans or self._update or self._endings)
+        return bool(self._intake.living or self._plans or self._update or self._intake.endings)
 
     @property
     def is_idle(self) -> bool:
@@ -110,7 +108,10 @@ class Engine:
         launched = self._launch()
         logprobs = self._commit(keep=self._depth if launched else 0)
         for seq_id, why in self._grammars.take_failures().items():
-            self._endings[seq_id] = FinishReason.ERROR, f"the grammar cannot be followed: {why}"
+            self._intake.endings[seq_id] = (
+                FinishReason.ERROR,
+                f"the grammar cannot be followed: {why}",
+            )
             self.scheduler.abort(seq_id)
         events = self._events(logprobs)
         if events is not None:
@@ -141,113 +142,22 @@ class Engine:
             if not isinstance(record, AbortRequest):
                 return
         if isinstance(record, GenerateRequest):
-            self._add(record)
+            self._intake.add(record)
         elif isinstance(record, EmbedRequest):
-            self._add_embed(record)
+            self._intake.add_embed(record)
         elif isinstance(record, AbortRequest):
             for seq_id in record.seq_ids:
-                self._abort(seq_id)
+                self._intake.abort(seq_id)
         elif isinstance(record, Vocabulary):
             self._grammars.learn(record)
         elif isinstance(record, GrammarVerdict):
-            self._take_verdict(record)
+            self._intake.take_verdict(record)
         else:
             self._call(record, out)
 
-    def _abort(self, seq_id: int) -> None:
-        if self._grammars.drop_held(seq_id):
-            self._endings[seq_id] = FinishReason.ABORT, ""
-        else:
-            self.scheduler.abort(seq_id)
-
-    def _take_verdict(self, verdict: GrammarVerdict) -> None:
-        for seq_id in verdict.ready:
-            try:
-                request = self._grammars.start(seq_id)
-            except GrammarError as e:
-                self._endings[seq_id] = FinishReason.ERROR, str(e)
-            else:
-                if request is not None:
-                    self._schedule(request)
-        for seq_id in verdict.late:
-            if self._grammars.drop_held(seq_id):
-                self._endings[seq_id] = FinishReason.ERROR, "the grammar was not compiled in time"
-
-    def _add(self, request: GenerateRequest) -> None:
-        if self._drain is not None:
-            self._endings[request.seq_id] = FinishReason.ERROR, "the server is shutting down"
-        elif not self._rank.is_generation:
-            self._endings[request.seq_id] = FinishReason.ERROR, NO_GENERATION
-        elif request.sampling.grammar is None:
-            self._schedule(request)
-        else:
-            try:
-                self._grammars.hold(request)
-            except GrammarError as e:
-                self._endings[request.seq_id] = FinishReason.ERROR, str(e)
-
-    def _schedule(self, request: GenerateRequest) -> None:
-        """Gives a sequence to the scheduler; `min_new_tokens` of a grammar's is the book's."""
-        seq_id, sampling = request.seq_id, request.sampling
-        is_bound = sampling.grammar is not None
-        try:
-            self.scheduler.add(
-                seq_id,
-                request.input_ids,
-                max_new_tokens=sampling.max_new_tokens,
-                min_new_tokens=0 if is_bound else sampling.min_new_tokens,
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                top_k=sampling.top_k,
-                min_p=sampling.min_p,
-                frequency_penalty=sampling.frequency_penalty,
-                presence_penalty=sampling.presence_penalty,
-                repetition_penalty=sampling.repetition_penalty,
-                seed=sampling.seed % (1 << 64),
-                stop_token_ids=list(sampling.stop_token_ids),
-                logit_bias=list(sampling.logit_bias),
-                return_logprob=request.return_logprob,
-                logprob_start=request.logprob_start,
-                top_logprobs=request.top_logprobs,
-                priority=request.priority,
-                namespace=request.namespace,
-                sync=is_bound,
-            )
-        except (ValueError, TypeError) as e:
-            self._grammars.forget(seq_id)
-            self._endings[seq_id] = FinishReason.ERROR, str(e)
-            return
-        self._living.add(seq_id)
-        if request.return_logprob or request.logprob_start >= 0:
-            prompt_len = len(request.input_ids) // 4
-            self._book.open(seq_id, request.logprob_start, prompt_len, request.top_logprobs)
-
-    def _add_embed(self, request: EmbedRequest) -> None:
-        seq_id = request.seq_id
-        refusal = self._rank.embedding.refusal
-        if self._drain is not None:
-            refusal = "the server is shutting down"
-        if refusal:
-            self._endings[seq_id] = FinishReason.ERROR, refusal
-            return
-        try:
-            self.scheduler.add(
-                seq_id,
-                request.input_ids,
-                max_new_tokens=0,
-                temperature=0.0,
-                priority=request.priority,
-                namespace=request.namespace,
-            )
-        except (ValueError, TypeError) as e:
-            self._endings[seq_id] = FinishReason.ERROR, str(e)
-            return
-        self._living.add(seq_id)
-        self._vectors.open(seq_id)
-
     def _launch(self) -> bool:
         """Plans and launches a step; False if nothing can run now."""
-        plan = self.scheduler.schedule(self.worker.message) if self._living else None
+        plan = self.scheduler.schedule(self.worker.message) if self._intake.living else None
         if plan is not None:
             ids = plan.sample_seq_ids.tolist() if plan.num_masked else []
             self.worker.launch(StepShape.of(plan), self._grammars.filler(ids) if ids else None)
@@ -255,10 +165,12 @@ class Engine:
             self.reporter.on_plan(plan)
             self._num_stuck = 0
             return True
-        if self._living and not self._plans:
+        if self._intake.living and not self._plans:
             self._num_stuck += 1
             if self._num_stuck > MAX_STUCK_TURNS:
-                raise RuntimeError(f"nothing can run, though {len(self._living)} sequences live")
+                raise RuntimeError(
+                    f"nothing can run, though {len(self._intake.living)} sequences live"
+                )
         return False
 
     def _commit(self, keep: int) -> StepLogprobs | None:
@@ -285,7 +197,7 @@ class Engine:
         seq_ids, finish = news.seq_ids.tolist(), news.finish.tolist()
         tokens, cached = news.tokens.tolist(), news.cached_tokens
         queued = news.queued_us
-        endings, self._endings = self._endings, {}
+        endings = self._intake.take_endings()
         if not seq_ids and not endings:
             return None
         self.reporter.on_tokens(len(tokens) - tokens.count(-1))
@@ -301,7 +213,7 @@ class Engine:
         errors = {i: why for i, (how, why) in endings.items() if how == FinishReason.ERROR}
         for i in np.flatnonzero(news.finish).tolist():
             seq_id = seq_ids[i]
-            self._living.discard(seq_id)
+            self._intake.living.discard(seq_id)
             self._book.close(seq_id)
             self._grammars.forget(seq_id)
             if seq_id in endings:  # its grammar failed: the scheduler only knows of an abort
@@ -320,9 +232,9 @@ class Engine:
     def _call(self, call: Call, out: list[FromEngine]) -> None:
         if call.method == "shutdown":
             self._drain = call
+            self._intake.is_closed = True
             if not msgspec.msgpack.decode(call.args.get("drain", b"\xc2"), type=bool):
-                for seq_id in [*self._grammars.held_ids(), *sorted(self._living)]:
-                    self._abort(seq_id)
+                self._intake.abort_all(lambda _: True)
             return
         if call.method == "update_weights" and self._update is None:
             self._update = call
@@ -348,9 +260,7 @@ class Engine:
             return [explain(self.scheduler.trace(seq_id)) for seq_id in seq_ids]
         if call.method == "forget_worker":
             gone = msgspec.msgpack.decode(call.args.get("worker", b"\xc0"), type=int)
-            everyone = (*self._living, *self._grammars.held_ids())
-            for seq_id in sorted(i for i in everyone if i >> WORKER_SHIFT == gone):
-                self._abort(seq_id)
+            self._intake.abort_all(lambda seq_id: seq_id >> WORKER_SHIFT == gone)
             return None
         if call.method == "start_profile":
             folder = msgspec.msgpack.decode(call.args.get("folder", b"\xa0"), type=str)
@@ -371,17 +281,17 @@ class Engine:
             "max_seq_len": limits.max_seq_len,
             "max_step_tokens": limits.max_step_tokens,
             "page_size": limits.page_size,
-            "num_living": len(self._living),
+            "num_living": len(self._intake.living),
             "num_steps_in_flight": len(self._plans),
             "num_drafts": stats.num_drafts,
             "num_right_drafts": stats.num_right_drafts,
             "num_shared_prefix_steps": self.worker.num_shared_prefix_steps,
-            "cuda_graph_sizes": self.worker.graphs.sizes if self.worker.graphs else [],
+            "cuda_graph_sizes": graphs.sizes if (graphs := self.worker.runner.graphs) else [],
         }
 
     def _finish_update(self, out: list[FromEngine]) -> None:
         """Updates the weights once nothing lives, then lets in who came meanwhile."""
-        if self._update is None or self._living or self._plans:
+        if self._update is None or self._intake.living or self._plans:
             return
         call, self._update = self._update, None
         try:

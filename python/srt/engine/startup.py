@@ -18,6 +18,7 @@ from srt.core import native
 from srt.engine.compile import CompiledDecode, check_compiles
 from srt.engine.cpu_tape import DecodeTapes
 from srt.engine.decode_plan import DecodePlanner, decode_kinds
+from srt.engine.device_state import DeviceState, Limits
 from srt.engine.embedder import embedding_info, embedding_rows, fit_to_model
 from srt.engine.extend_graph import Bucket, extend_buckets
 from srt.engine.memory import (
@@ -33,7 +34,7 @@ from srt.engine.memory import (
 )
 from srt.engine.pooling import Pooler
 from srt.engine.step import profile_words, write_profile_message
-from srt.engine.worker import DeviceState, Limits, Worker
+from srt.engine.worker import Worker
 from srt.engine_sizes import (
     CUDA_GRAPH_BYTES,
     DEFAULT_MAX_RUNNING,
@@ -157,16 +158,16 @@ def start_rank(
     message_words = native.message_words(scheduler_sizes)
     worker = Worker(model, state, limits, message_words, planner, pooler)
     if device.type == "cpu" and tp.size == 1 and not settings.disable_cuda_graph:
-        worker.tapes = DecodeTapes()
+        worker.runner.tapes = DecodeTapes()
     if settings.enable_torch_compile:
-        worker.compiled = CompiledDecode(model, settings.torch_compile_max_bs)
+        worker.runner.compiled = CompiledDecode(model, settings.torch_compile_max_bs)
     if sizes:
         with report.phase(f"capture {len(sizes)} CUDA graphs, batch 1 to {sizes[-1]}"):
-            worker.capture(sizes, extends)
-        largest = max((b.num_tokens for b in worker.extend_buckets), default=0)
+            worker.runner.capture(sizes, extends)
+        largest = max((b.num_tokens for b in worker.runner.extend_buckets), default=0)
         report.add("extend steps as CUDA graphs", f"up to {largest} tokens" if largest else "none")
-    if worker.compiled is not None:
-        done = worker.compiled
+    if worker.runner.compiled is not None:
+        done = worker.runner.compiled
         report.add(f"of that, compile {len(done.sizes)} batch sizes", f"{done.seconds:.2f} s")
     max_total_tokens = (num_pages - 1) * limits.page_size
     report.add("weights", f"{weight_bytes / GIB:.2f} GiB")

@@ -75,7 +75,7 @@ _detokenize_reader = BodyReader(DetokenizeBody)
 
 async def health(service: Service, request: Request) -> Response:  # noqa: ARG001
     """200 while every engine lives and new requests are taken."""
-    service.client.check_alive()
+    service.client.engines.check_alive()
     if service.client.is_draining:
         raise ShuttingDown("the server is shutting down")
     return Response(status_code=200)
@@ -170,19 +170,21 @@ async def metrics(service: Service, request: Request) -> Response:  # noqa: ARG0
 async def ready(service: Service, request: Request) -> Response:  # noqa: ARG001
     """200 while new work would be taken and done: engines heard of lately, room in the queue."""
     client = service.client
-    client.check_alive()
+    client.engines.check_alive()
     if client.is_draining:
         raise ShuttingDown("the server is shutting down")
     client.check_room(1)
     limit_s = service.settings.ready_timeout
-    if client.silence_s > limit_s:
-        raise NotReady(f"an engine has been silent for {client.silence_s:.1f} s, over {limit_s:g}")
+    if client.engines.silence_s > limit_s:
+        raise NotReady(
+            f"an engine has been silent for {client.engines.silence_s:.1f} s, over {limit_s:g}"
+        )
     return Response(status_code=200)
 
 
 async def flush_cache(service: Service, request: Request) -> Response:  # noqa: ARG001
     """Forget all cached prefixes. Raises EngineBusy while anything runs or waits."""
-    for result in await service.client.call("flush_cache"):
+    for result in await service.client.calls.ask_all("flush_cache"):
         if not result.ok:
             raise EngineBusy(f"the cache was not flushed: {result.message}")
     return PlainTextResponse("Cache flushed.\n")

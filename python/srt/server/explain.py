@@ -68,7 +68,7 @@ async def engine_traces(
             by_engine.setdefault(one.engine, []).append(one.seq_id)
     found: dict[int, dict[str, Any]] = {}
     for engine, seq_ids in by_engine.items():
-        result = await client.call_one(engine, "explain", _TIMEOUT_S, seq_ids=seq_ids)
+        result = await client.calls.ask(engine, "explain", _TIMEOUT_S, seq_ids=seq_ids)
         traces: list[dict[str, Any] | None] = msgspec.msgpack.decode(result.payload) or []
         found |= {i: trace for i, trace in zip(seq_ids, traces, strict=False) if trace is not None}
     return found

@@ -75,7 +75,7 @@ def _open_grammars(service: Service) -> GrammarChecker | None:
     if tokenizer is None or not eos_ids or not is_wanted:
         return None
     vocabulary = vocabulary_of(tokenizer, eos_ids)
-    service.client.send_all(vocabulary)
+    service.client.engines.send_all(vocabulary)
     return open_checker(vocabulary, service.limits.vocab_size, settings)
 
 
@@ -118,12 +118,12 @@ async def _serve_until(
         await asyncio.sleep(0.005)
     on_up()
     service.batches.start()
-    died = asyncio.create_task(service.client.died.wait())
+    died = asyncio.create_task(service.client.engines.died.wait())
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait((died, stopped, serving), return_when=asyncio.FIRST_COMPLETED)
     service.client.is_draining = True  # nothing new, while batches are put by
     await service.batches.close()
-    if stop.is_set() and service.client.death is None:
+    if stop.is_set() and service.client.engines.death is None:
         draining = asyncio.create_task(service.client.drain(service.settings.shutdown_timeout))
         await asyncio.wait((draining, died), return_when=asyncio.FIRST_COMPLETED)
     died.cancel()
@@ -132,7 +132,7 @@ async def _serve_until(
     await serving
     if service.grammars is not None:
         await asyncio.to_thread(service.grammars.close)
-    return 0 if service.client.death is None else 1
+    return 0 if service.client.engines.death is None else 1
 
 
 def bind(host: str, port: int, num_workers: int) -> list[socket.socket]:

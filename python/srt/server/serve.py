@@ -18,7 +18,8 @@ from srt.config import Settings
 from srt.errors import EngineDead
 from srt.server.control import generate_on_all
 from srt.server.crew import Crew, SharedCrew
-from srt.server.engine_client import Engine, EngineClient, EngineProcess, new_client
+from srt.server.engine_client import EngineClient, new_client
+from srt.server.engines import Engine, EngineProcess
 from srt.server.front import TextRoom, bind, serve_http
 from srt.server.observe import check_observers
 from srt.server.service import Service
@@ -107,22 +108,22 @@ class Server:
             return
 
         def on_gone(worker: int) -> None:
-            client.tell_all("forget_worker", worker=worker)
+            client.calls.tell_all("forget_worker", worker=worker)
 
         self._workers = Workers(self._settings, folder, listeners, client.crew, on_gone)
-        self._workers.lost.add_done_callback(lambda lost: client.die(lost.result()))
+        self._workers.lost.add_done_callback(lambda lost: client.engines.die(lost.result()))
         self._workers.start()
 
     async def _end_workers(self, client: EngineClient) -> None:
         if self._workers is None:
             return
-        if client.death is not None:
-            self._workers.die(client.death)
+        if client.engines.death is not None:
+            self._workers.die(client.engines.death)
         await self._workers.close()
 
     async def _until_ready(self, client: EngineClient) -> EngineReady | None:
         """None if told to stop meanwhile. Raises EngineDead."""
-        ready = asyncio.create_task(client.wait_ready())
+        ready = asyncio.create_task(client.engines.wait_ready())
         stop = asyncio.create_task(self._stop.wait())
         await asyncio.wait((ready, stop), return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
@@ -138,7 +139,7 @@ class Server:
         if self._workers is not None:
             self._workers.ready = service.ready
             await self._workers.up()
-            service.client.check_alive()
+            service.client.engines.check_alive()
         stopping = asyncio.create_task(self._drain_workers())
         try:
             return await serve_http(service, listener, self._stop, self._tell_up)

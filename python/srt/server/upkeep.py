@@ -64,9 +64,9 @@ def join_updates(service: Service) -> None:
         """Whether this worker updates itself, before it has heard of the other's."""
         worker, weights = told["worker"], told.get("weights")
         if told["begins"]:
-            service.client.updating_elsewhere.add(worker)
+            service.client.engines.updating_elsewhere.add(worker)
         else:
-            service.client.end_update_elsewhere(worker)
+            service.client.engines.end_update_elsewhere(worker)
             service.weights = weights or service.weights
         return service.update_lock.locked()
 
@@ -94,7 +94,7 @@ async def _update_alone(service: Service, body: UpdateWeightsBody) -> Response:
 
 async def _update(service: Service, body: UpdateWeightsBody) -> Response:
     given = {"model_path": body.model_path, "load_format": body.load_format}
-    results = await service.client.call("update_weights", None, **given)
+    results = await service.client.calls.ask_all("update_weights", None, **given)
     failed = [result for result in results if not result.ok]
     if not failed:
         service.weights = given
@@ -103,7 +103,9 @@ async def _update(service: Service, body: UpdateWeightsBody) -> Response:
     message = failed[0].message
     for index, result in enumerate(results):
         if result.ok:  # one copy failed: the others go back
-            undone = await service.client.call_one(index, "update_weights", None, **service.weights)
+            undone = await service.client.calls.ask(
+                index, "update_weights", None, **service.weights
+            )
             _check_undone(undone, index)
     refused = error_body(InvalidParameter(message, "model_path"))
     return json_response({"success": False, "message": message, **refused}, 400)
@@ -123,14 +125,15 @@ async def start_profile(service: Service, request: Request) -> Response:
     many = len(service.client.engines) > 1
     folders = [f"{folder}/dp{i}" if many else folder for i in range(len(service.client.engines))]
     calls = [
-        service.client.call_one(i, "start_profile", folder=where) for i, where in enumerate(folders)
+        service.client.calls.ask(i, "start_profile", folder=where)
+        for i, where in enumerate(folders)
     ]
     return _files(await asyncio.gather(*calls))
 
 
 async def stop_profile(service: Service, request: Request) -> Response:  # noqa: ARG001
     """End the profile; tells the trace file of each copy's first rank."""
-    return _files(await service.client.call("stop_profile", _PROFILE_TIMEOUT_S))
+    return _files(await service.client.calls.ask_all("stop_profile", _PROFILE_TIMEOUT_S))
 
 
 def _files(results: list[CallResult]) -> Response:

@@ -21,7 +21,8 @@ import uvloop
 from srt.channel import EngineReady, ServerEnd, worker_endpoint
 from srt.config import settings_from_json
 from srt.server.crew import SharedCrew
-from srt.server.engine_client import Engine, new_client
+from srt.server.engine_client import new_client
+from srt.server.engines import Engine
 from srt.server.front import TextRoom, serve_http
 
 _EXIT_ORPHANED = 3
@@ -88,10 +89,10 @@ class Worker:
             for engine in engines:
                 client.take(engine, start.ready)
         client.start()
-        orders = asyncio.create_task(self._hear(client.die, client.cancel_all))
+        orders = asyncio.create_task(self._hear(client.engines.die, client.cancel_all))
         try:
             text = await asyncio.to_thread(TextRoom, self._settings)
-            ready = await client.wait_ready()
+            ready = await client.engines.wait_ready()
             for engine in engines:
                 await engine.channel.connected()
             return await serve_http(text.service(client, ready), listener, self._stop, _tell_up)
