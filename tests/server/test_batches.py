@@ -133,6 +133,18 @@ def test_a_batch_answers_good_lines_and_names_bad_ones(client: openai.OpenAI) ->
     assert [b.id for b in client.batches.list(limit=5)] == [batch.id]
 
 
+def test_responses_in_a_batch(client: openai.OpenAI) -> None:
+    url = "/v1/responses"
+    body = {"model": "tiny", "input": "Hi", "max_output_tokens": 4, "temperature": 0}
+    bad = {**body, "store": True}
+    batch = start(client, [line(0, url=url, body=body), line(1, url=url, body=bad)], url)
+    done = until_status(client, batch.id, "completed")
+    (good,) = read(client, done.output_file_id)
+    assert good["response"]["body"]["object"] == "response"
+    (refused,) = read(client, done.error_file_id)
+    assert refused["custom_id"] == "line-1"
+
+
 def test_completions_take_batches_behind_all_others(
     client: openai.OpenAI, batching: Running
 ) -> None:

@@ -320,3 +320,22 @@ def test_a_final_message_is_gone_on_with_or_closed(client: openai.OpenAI, server
         ids = list(memoryview(server.engine.requests[-1].input_ids).cast("i"))
         text = tiny_tokenizer.byte_level().decode(ids, skip_special_tokens=False)
         assert text.endswith(end)
+
+
+def test_running_counts_grow_with_each_chunk_that_brings_tokens(client: openai.OpenAI) -> None:
+    counts = [
+        chunk.usage.completion_tokens
+        for chunk in client.chat.completions.create(
+            model="tiny",
+            messages=[USER],
+            max_tokens=5,
+            temperature=1,
+            seed=1,  # the fake engine begins there, behind the special token
+            stream=True,
+            stream_options={"include_usage": True, "continuous_usage_stats": True},
+        )
+        if chunk.usage is not None
+    ]
+    assert counts[0] == 0  # the role alone
+    assert counts[1:-1] == sorted(set(counts[1:-1]))
+    assert counts[-2:] == [5, 5]

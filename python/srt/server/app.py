@@ -108,7 +108,9 @@ ROUTES: tuple[tuple[str, tuple[str, ...], ServiceHandler, type | None], ...] = (
     ("/separate_reasoning", ("POST",), parsing.separate_reasoning, parsing.SeparateBody),
 )
 
-BATCH_ROUTES = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+BATCH_ROUTES = (
+    "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses",
+)  # fmt: skip
 BATCH_PRIORITY = -(2**31)  # behind everything that clients wait for
 MAX_BATCH_WIDTH = 256
 OPEN_PATHS = frozenset(("/", "/ping", "/health", "/health_generate", "/ready", "/readyz"))

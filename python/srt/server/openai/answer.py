@@ -112,6 +112,7 @@ class Chunks:
             for sequence in generation.sequences
         ]
         self._text_choice = text_choice
+        self._counted = [0] * len(generation.sequences)  # tokens that chunks have told
         self._prompt_ids = prompt_ids  # behind the text events, which are not the first
 
     def news(self, sequences: Seq[Sequence]) -> bytes:
@@ -140,17 +141,25 @@ class Chunks:
             if text_event is not None:
                 return text_event.with_text(new)
             new = [self._text_choice(sequence.index, new)]
-        return b"".join([event(self._chunk(choice, sequence)) for choice in new])
+        return b"".join([event(self._chunk(c, sequence, is_last=c is new[-1])) for c in new])
 
     def _text_chunk(
         self, text_choice: Callable[[int, str], dict[str, Any]], sequence: Sequence, text: str
     ) -> dict[str, Any]:
         return self._chunk(text_choice(sequence.index, text), sequence)
 
-    def _chunk(self, choice: dict[str, Any], sequence: Sequence) -> dict[str, Any]:
+    def _chunk(
+        self, choice: dict[str, Any], sequence: Sequence, *, is_last: bool = True
+    ) -> dict[str, Any]:
+        """is_last: of the chunks of this moment; it is the one that brings the new tokens."""
         chunk: dict[str, Any] = {**self._head, "choices": [choice]}
         if self._options.continuous_usage_stats:
-            chunk["usage"] = self._count_usage([sequence])
+            counted = self._count_usage([sequence])
+            if is_last:
+                self._counted[sequence.index] = counted["completion_tokens"]
+            before = self._counted[sequence.index]
+            total = counted["prompt_tokens"] + before
+            chunk["usage"] = {**counted, "completion_tokens": before, "total_tokens": total}
         elif self._options.include_usage:
             chunk["usage"] = None
         if self._prompt_ids is not None:
