@@ -3,6 +3,7 @@ engine share, so that what passed the one runs in the other. Loads no torch."""
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -28,6 +29,8 @@ LIMITS = LLParserLimits(
     verbose_errors=False,
 )
 MAX_MESSAGE_CHARS = 400
+REMEMBERED_TEXTS = 4096  # forced texts whose tokens are kept, of at most so many bytes:
+LONGEST_REMEMBERED = 256
 _SILENT = 0
 _PLACE = re.compile(r"^(?:at )?\d+\(\d+\): ")
 _CALLER = re.compile(r"^invalid regex \".*\" \(in regex\): ", re.DOTALL)
@@ -54,10 +57,17 @@ class _TokenizerSource:
         }
         text = vocabulary.tokenizer_json
         self._fast = tokenizers.Tokenizer.from_str(text) if text else None
+        # What a grammar forces is asked for again by every sequence that follows it.
+        self._remembered = functools.lru_cache(REMEMBERED_TEXTS)(self._encode)
 
     def __call__(self, text: bytes | str) -> list[int]:
         """The tokens that a model writes `text` with, or, should they not spell it, the longest."""
         data = text if isinstance(text, bytes) else text.encode()
+        if len(data) > LONGEST_REMEMBERED:
+            return self._encode(data)
+        return self._remembered(data).copy()
+
+    def _encode(self, data: bytes) -> list[int]:
         if self._fast is not None:
             shown = data.decode("utf-8", "replace")
             ids: list[int] = self._fast.encode(shown, add_special_tokens=False).ids

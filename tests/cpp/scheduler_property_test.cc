@@ -142,6 +142,7 @@ Setting setting(std::string name, size_t depth, void (*change)(SchedulerConfig&)
 void pages_of_4(SchedulerConfig& config) {
   config.page_size = 4;
   config.num_pages = 12;
+  config.shared_prefix_pages = 1;
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -160,7 +161,6 @@ INSTANTIATE_TEST_SUITE_P(
                               pages_of_4(c);
                               c.max_running = 5;
                               c.max_step_logits = 7;
-                              c.shared_prefix_pages = 1;
                             })),
     [](const auto& info) { return info.param.name; });
 

@@ -59,3 +59,20 @@ def test_bound_answers_match_beside_free_ones(checkpoint: Path, settings: dict[s
     assert len({a["text"] for a in answers[:8]}) > 1
     assert all(len(a["text"]) > 0 for a in answers[16:])
     assert answers[16]["text"][:8] == alone[:8]
+
+
+@pytest.mark.parametrize("settings", [{}, {"disable_cuda_graph": True}], ids=["graphs", "eager"])
+def test_forced_tokens_share_steps(checkpoint: Path, settings: dict[str, Any]) -> None:
+    pattern = '[ab]{2}"temperature_in_degrees_celsius":[0-9]{2},"is_it_snowing":(yes|no)'
+    params = [
+        {"max_new_tokens": 120, "temperature": 1.0, "regex": pattern, "seed": i} for i in range(6)
+    ]
+    with Engine(
+        model_path=str(checkpoint), max_total_tokens=8192, max_running_requests=64, **settings
+    ) as engine:
+        answers = engine.generate(["Hello there"] * len(params), params)
+    for answer in answers:
+        meta = answer["meta_info"]
+        assert re.fullmatch(pattern, answer["text"])
+        assert meta["finish_reason"]["type"] == "stop"
+        assert 2 * meta["completion_tokens_wo_jump_forward"] < meta["completion_tokens"]
