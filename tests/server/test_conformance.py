@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
+import anthropic
 import openai
+import pydantic
 import pytest
 
 from server.process import TIMEOUT_S, ServerProcess
@@ -312,3 +314,45 @@ async def test_the_async_client(real_server: ServerProcess) -> None:
             model="smol", prompt=PROMPT, max_tokens=6, temperature=0
         )
     assert text == whole.choices[0].text
+
+
+def test_responses_parse_and_call(client: openai.OpenAI) -> None:
+    class Answer(pydantic.BaseModel):
+        city: Literal["Rome", "Paris"]
+
+    asked: Any = {"model": "smol", "input": USER["content"], "temperature": 0}
+    parsed = client.responses.parse(**asked, text_format=Answer, max_output_tokens=40)
+    assert parsed.output_parsed is not None
+    tool: Any = {"type": "function", "strict": True, **TOOLS[0]["function"]}
+    more: Any = {"tools": [tool], "tool_choice": "required", "parallel_tool_calls": False}
+    with client.responses.stream(**asked, **more, max_output_tokens=80) as stream:
+        final = stream.get_final_response()
+    (call,) = final.output
+    assert call.type == "function_call"
+    assert json.loads(call.arguments)["unit"] in ("C", "F")
+    result: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}
+    turns: Any = [{"role": "user", "content": USER["content"]}, *final.output, result]
+    last = client.responses.create(model="smol", input=turns, tools=[tool], max_output_tokens=8)
+    assert last.usage is not None
+    assert last.usage.output_tokens <= 8
+
+
+def test_messages_call_and_go_on(real_server: ServerProcess) -> None:
+    function = TOOLS[0]["function"]
+    tool: Any = {"name": function["name"], "input_schema": function["parameters"]}
+    with anthropic.Anthropic(base_url=real_server.url, api_key="EMPTY", max_retries=0) as client:
+        asked: Any = {"model": "smol", "tools": [tool], "max_tokens": 80}
+        choice: Any = {"type": "any", "disable_parallel_tool_use": True}
+        with client.messages.stream(**asked, messages=[USER], tool_choice=choice) as stream:
+            said = stream.get_final_message()
+        (call,) = said.content
+        assert call.type == "tool_use"
+        assert call.input["unit"] in ("C", "F")
+        result: Any = {"type": "tool_result", "tool_use_id": call.id, "content": "sunny"}
+        turns: Any = [USER, {"role": "assistant", "content": said.content}]
+        turns.append({"role": "user", "content": [result]})
+        counted = client.messages.count_tokens(model="smol", messages=turns, tools=[tool])
+        last = client.messages.create(**asked, messages=turns)
+        cached = last.usage.cache_read_input_tokens
+        assert cached
+        assert last.usage.input_tokens + cached == counted.input_tokens

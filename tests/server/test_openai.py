@@ -178,7 +178,7 @@ def test_roles_and_parts(client: openai.OpenAI, server: Running) -> None:
         {"role": "developer", "content": "Really."},
         {
             "role": "user",
-            "content": [{"type": "text", "text": "Hi "}, {"type": "text", "text": "you"}],
+            "content": [{"type": "text", "text": "Hi"}, {"type": "text", "text": "you"}],
         },
         {"role": "assistant", "content": "Hello"},
         {"role": "tool", "content": "42", "tool_call_id": "x"},
@@ -189,8 +189,8 @@ def test_roles_and_parts(client: openai.OpenAI, server: Running) -> None:
     text = tiny_tokenizer.byte_level().decode(
         list(memoryview(prompt).cast("i")), skip_special_tokens=False
     )
-    assert "<|im_start|>developer\nReally.<|im_end|>" in text
-    assert "<|im_start|>user\nHi you<|im_end|>" in text
+    assert "<|im_start|>system\nReally.<|im_end|>" in text  # the template knows no developers
+    assert "<|im_start|>user\nHi\nyou<|im_end|>" in text
     assert text.endswith("<|im_start|>assistant\nThe answer")
 
 

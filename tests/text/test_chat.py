@@ -169,3 +169,13 @@ def test_generation_marks_and_loop_controls_work(byte_level: Tokenizer) -> None:
 def test_template_variables(byte_level: Tokenizer) -> None:
     chat = ChatFormat(byte_level, "{{ eos_token }}{{ mood }}")
     assert chat.prompt([USER], variables={"mood": "good"}).text == "<|im_end|>good"
+
+
+def test_developers_speak_as_the_system_where_a_template_does_not_know_them(
+    byte_level: Tokenizer,
+) -> None:
+    plain = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+    asked = [{"role": "developer", "content": "Be brief."}, USER]
+    assert ChatFormat(byte_level, plain).prompt(asked).text == "[system]Be brief.[user]Hi"
+    knowing = "{# developer #}" + plain
+    assert ChatFormat(byte_level, knowing).prompt(asked).text == "[developer]Be brief.[user]Hi"

@@ -44,6 +44,8 @@ class ChatFormat:
         self._conversation = template if isinstance(template, Conversation) else None
         self.source = template if isinstance(template, str) else None
         self._template, self._names = None, frozenset[str]()
+        # Many templates drop a role that they do not know, without a word.
+        self._has_developers = self.source is None or "developer" in self.source
         if isinstance(template, str):
             self._template, self._names = _compile(template)
 
@@ -116,11 +118,17 @@ class ChatFormat:
             raise InvalidParameter(
                 "this model has no chat template; start the server with --chat-template", "messages"
             )
-        known = {"messages": messages, "tools": tools}
+        known = {"messages": [self._role_known(message) for message in messages], "tools": tools}
         try:
             return self._template.render({**self._tokenizer.vocabulary.named, **variables, **known})
         except Exception as error:
             raise InvalidParameter(f"the chat template refused: {error}", "messages") from error
+
+    def _role_known(self, message: Message) -> Message:
+        """What developers say is the system's where the template does not tell them apart."""
+        if message["role"] != "developer" or self._has_developers:
+            return message
+        return {**message, "role": "system"}
 
 
 def choose_format(tokenizer: Tokenizer, name: str | None) -> ChatFormat:

@@ -85,7 +85,7 @@ def _content(message: Message, where: str) -> str:
             f"{where}.content has an image part, and the model takes text only",
             f"{where}.content",
         )
-    return "".join(texts)
+    return "\n".join(texts)
 
 
 def _only_for(message: Message, role: str, field: str, where: str) -> None:

@@ -136,7 +136,9 @@ def _turns(items: list[dict[str, Any]]) -> list[Message]:
 def _grown(message: Message, item: InputMessage | InputCall | InputThoughts) -> Message:
     """An assistant's message with one item more."""
     if isinstance(item, InputMessage):
-        return msgspec.structs.replace(message, content=f"{message.content}{_text(item.content)}")
+        return msgspec.structs.replace(
+            message, content=f"{message.content}{_text(item.content, '')}"
+        )
     if isinstance(item, InputThoughts):
         text = "".join(part.text for part in item.content or ())
         return msgspec.structs.replace(
@@ -173,8 +175,8 @@ def _without_nulls(value: Any) -> Any:
     ]
 
 
-def _text(content: str | list[InputPart]) -> str:
-    return content if isinstance(content, str) else "".join(part.text for part in content)
+def _text(content: str | list[InputPart], between: str = "\n") -> str:
+    return content if isinstance(content, str) else between.join(part.text for part in content)
 
 
 def _tool(tool: Any) -> Tool:
