@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from srt.channel import ServerEnd, StepEvents, decode_from_engine, encode
-from srt.server.engine_client import Engine, EngineClient
+from srt.server.engine_client import EngineClient
+from srt.server.engines import Engine, Engines
 from srt.server.generation import Generation, Prompt, Sequence
 from srt.server.openai.answer import Chunks
 from srt.server.openai.schemas import StreamOptions
@@ -26,9 +27,8 @@ class Streams:
         self._ids = self._tokenizer.encode(text)
         engine = Engine(cast(Any, None), cast(ServerEnd, None))
         self._engine = engine
-        self._client = EngineClient(
-            [engine], shortest_queue=False, max_queued=count, watchdog_timeout=60.0
-        )
+        engines = Engines([engine], watchdog_timeout=60.0)
+        self._client = EngineClient(engines, shortest_queue=False, max_queued=count)
         for seq_id in range(count):
             self._add(seq_id)
         self.num_bytes = 0
