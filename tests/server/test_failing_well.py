@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,6 +34,11 @@ def first_lines(running: Running, path: str, body: dict[str, Any], count: int) -
 
 
 OPENAI = {"max_tokens": 400, "stream": True, "ignore_eos": True}
+RESPONSE = {"input": "Hello world", "stream": True, "temperature": 0}
+MESSAGE = {
+    "model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 400,
+    "stream": True, "temperature": 0,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -41,6 +47,8 @@ OPENAI = {"max_tokens": 400, "stream": True, "ignore_eos": True}
         ("/generate", STREAM),
         ("/v1/completions", {"prompt": "Hello world", **OPENAI}),
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}], **OPENAI}),
+        ("/v1/responses", RESPONSE),
+        ("/v1/messages", MESSAGE),
     ],
 )
 def test_a_client_that_leaves_a_stream_is_aborted(
@@ -64,6 +72,28 @@ def test_a_client_that_does_not_wait_for_its_answer_is_aborted(model: Path) -> N
             running.engine.wait_for_requests(2)
         running.engine.wait_for_aborts(2)
         running.wait_idle()
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "kind"),
+    [("/v1/responses", RESPONSE, "response.failed"), ("/v1/messages", MESSAGE, "error")],
+)
+def test_named_events_end_with_one_that_tells_the_death(
+    model: Path, path: str, body: dict[str, Any], kind: str
+) -> None:
+    with Running(model, skip_warmup=True) as running:
+        running.engine.hold(after=3)
+        with running.http.stream("POST", path, json=body) as answer:
+            running.engine.wait_for_requests(1)
+            lines = answer.iter_lines()
+            assert next(lines)  # it has begun
+            running.engine.die("the GPU fell off the bus", says_why=True)
+            *_, name, data = [line for line in lines if line]
+        assert name == f"event: {kind}"
+        told = json.loads(data.removeprefix("data: "))
+        assert told["type"] == kind
+        error = told["response"]["error"] if kind == "response.failed" else told["error"]
+        assert "the GPU fell off the bus" in error["message"]
 
 
 def in_thread(pool: ThreadPoolExecutor, running: Running, **body: Any) -> Future[httpx.Response]:
