@@ -42,6 +42,18 @@ bool Scheduler::needs_page(const Sequence& seq) const {
 
 void Scheduler::plan_decodes() {
   find_ready_decodes();
+  if (ready_has_drafts_) {
+    plan_with_drafts();
+  } else {
+    for (Sequence* seq : ready_) plan_decode(*seq, 0);
+  }
+  if (batch_.num_decode() > 0) {
+    new_token_ratio_ =
+        std::max(config_.min_new_token_ratio, new_token_ratio_ - config_.new_token_ratio_decay);
+  }
+}
+
+void Scheduler::plan_with_drafts() {
   int32_t num_rows = num_spare_rows();
   auto num_needed = static_cast<int32_t>(std::count_if(
       ready_.begin(), ready_.end(), [this](const Sequence* seq) { return needs_page(*seq); }));
@@ -49,11 +61,9 @@ void Scheduler::plan_decodes() {
     if (needs_page(*seq)) --num_needed;
     const int32_t num_drafts = num_drafts_to_run(*seq, num_rows, num_available() - num_needed);
     num_rows -= num_drafts;
+    seq->drafts.resize(static_cast<size_t>(num_drafts));
+    totals_.num_drafts += num_drafts;
     plan_decode(*seq, num_drafts);
-  }
-  if (batch_.num_decode() > 0) {
-    new_token_ratio_ =
-        std::max(config_.min_new_token_ratio, new_token_ratio_ - config_.new_token_ratio_decay);
   }
 }
 
@@ -74,8 +84,6 @@ int32_t Scheduler::num_drafts_to_run(const Sequence& seq, int32_t num_rows,
 }
 
 void Scheduler::plan_decode(Sequence& seq, int32_t num_drafts) {
-  seq.drafts.resize(static_cast<size_t>(num_drafts));
-  totals_.num_drafts += num_drafts;
   take_pages(seq, seq.kv_len + 1 + num_drafts);
   for (int32_t i = 0; i <= num_drafts; ++i) {
     BatchItem item{.seq = &seq, .start = seq.kv_len, .q_len = 1};
@@ -93,10 +101,12 @@ void Scheduler::plan_decode(Sequence& seq, int32_t num_drafts) {
 // Fills ready_ with the decodes that have a page to write to, retracting others where needed.
 void Scheduler::find_ready_decodes() {
   ready_.clear();
+  ready_has_drafts_ = false;
   int32_t num_missing = 0;
   for (Sequence* seq : running_) {
     if (!seq->wants_decode()) continue;
     ready_.push_back(seq);
+    if (seq->has_drafts()) ready_has_drafts_ = true;
     if (needs_page(*seq)) ++num_missing;
   }
   int32_t available = num_available();

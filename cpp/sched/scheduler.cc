@@ -256,11 +256,11 @@ void Scheduler::commit_sample(const Expected& expected, TokenId token, int32_t s
   } else {
     if (is_draft) ++totals_.num_right_drafts;
     // The KV behind what is known now is a draft's.
-    if (!seq.drafts.empty()) seq.kv_len = seq.num_known();
+    if (seq.has_drafts()) seq.kv_len = seq.num_known();
     commit_token(seq, token, sample_idx);
     if (seq.serial != expected.serial) return;  // that was its last
   }
-  if (seq.num_pending == 0) seq.drafts.clear();
+  if (seq.has_drafts() && seq.num_pending == 0) seq.drafts.clear();
 }
 
 void Scheduler::commit_token(Sequence& seq, TokenId token, int32_t sample_idx) {

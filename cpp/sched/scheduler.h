@@ -142,6 +142,7 @@ class Scheduler {
   bool has_backlog() const;
   void plan_extends();
   void plan_decode(Sequence& seq, int32_t num_drafts);
+  void plan_with_drafts();
   int32_t num_spare_rows() const;
   int32_t num_drafts_to_run(const Sequence& seq, int32_t num_rows, int32_t num_pages) const;
   bool continue_extends(int32_t& budget);
@@ -185,6 +186,7 @@ class Scheduler {
   int32_t cached_updates_ = 0;      // page-table entries copied for prefixes in this step
   StepPlan round_;                  // counts of the step that is being planned
   std::vector<Sequence*> ready_;    // scratch: decodes of this step
+  bool ready_has_drafts_ = false;   // scratch
   std::vector<Sequence*> victims_;  // scratch
   SchedulerStats totals_;           // the counters since the start
 };

@@ -70,11 +70,13 @@ struct Sequence {
   Trace trace;
 
   int32_t num_known() const { return static_cast<int32_t>(tokens.size()); }
+  // Only sync sequences have any; asked in this order, others cost no look at them.
+  bool has_drafts() const { return request.sync && !drafts.empty(); }
   // -1: only the device knows it.
   TokenId token_at(int32_t position) const {
     if (position < num_known()) return tokens[static_cast<size_t>(position)];
     const auto ahead = static_cast<size_t>(position - num_known());
-    return ahead < drafts.size() ? drafts[ahead] : -1;
+    return has_drafts() && ahead < drafts.size() ? drafts[ahead] : -1;
   }
   int32_t num_output() const { return num_known() - prompt_len; }
   // Output tokens once everything in flight has arrived.
