@@ -26,10 +26,12 @@ __host__ __device__ constexpr size_t smem_bytes(int heads_per_block) {
          static_cast<size_t>(S::kWarps) * heads_per_block * S::kMergeStride * sizeof(float);
 }
 
+// The unit that `at` stands in, and which begins in this CTA. Records are read again where they are
+// needed: kept over the whole run they would take registers.
 template <typename S>
 __device__ __forceinline__ Unit unit_at(const Args& args,
                                         const Cursor<S::kTokens, S::kCanShare>& at,
-                                        const int32_t* seqs, const int32_t* record, int num_tiles) {
+                                        const int32_t* seqs, int num_tiles) {
   const int kv_head = at.block / args.blocks_per_kv;
   const int first = (at.block - kv_head * args.blocks_per_kv) * args.heads_per_block;
   Unit unit;
@@ -37,16 +39,16 @@ __device__ __forceinline__ Unit unit_at(const Args& args,
   unit.head = kv_head * args.group + first;
   unit.num_heads = min(args.heads_per_block, args.group - first);
   unit.origin = blockIdx.x;
-  unit.parts = 1;
-  unit.kv_head = kv_head;
+  unit.parts = at.end == num_tiles ? load_record(args).last_parts : 1;
   unit.member = at.member(seqs);
-  if (at.begin == 0) {
-    unit.origin = record[kWorkOrigin];
-    unit.parts = record[kWorkParts];
-  } else if (at.end == num_tiles) {
-    unit.parts = record[kWorkLastParts];
-  }
   return unit;
+}
+
+// The unit that the run begins in may have begun in an earlier CTA.
+__device__ __forceinline__ void find_origin(const Args& args, Unit& unit) {
+  const Record record = load_record(args);
+  unit.origin = record.origin;
+  unit.parts = record.parts;
 }
 
 template <typename S>
@@ -66,27 +68,41 @@ struct Ring {
   __device__ __forceinline__ void step() { stage = stage + 1 == S::kStages ? 0 : stage + 1; }
 };
 
-// Starts the first kStages tiles. Under programmatic dependent launch all but the newest token's
-// tile lie in the pool already, so most copies need not wait for the previous kernel.
+// The next tiles of a warp, on their way from the page table.
+struct Ahead {
+  Located tiles[kLookAhead];
+
+  // Puts a tile behind the others; the first leaves.
+  __device__ __forceinline__ void shift(const Located& last) {
+#pragma unroll
+    for (int i = 1; i < kLookAhead; ++i) tiles[i - 1] = tiles[i];
+    tiles[kLookAhead - 1] = last;
+  }
+};
+
+// Starts the first kStages tiles, and the page table reads of those behind them. Under programmatic
+// dependent launch all but the newest token's tile lie in the pool already, so most copies need not
+// wait for the previous kernel. Not unrolled: between a step's other kernels, code that no cache
+// holds any more costs more than a loop does.
 template <typename S>
-__device__ __forceinline__ void fill_ring(const Args& args, Fetcher<S>& fetcher, Ring<S>& ring,
-                                          int place) {
-  Located tiles[S::kStages];
-#pragma unroll
-  for (int i = 0; i < S::kStages; ++i) tiles[i] = fetcher.locate(args, place + i * S::kWarps);
+__device__ __forceinline__ int fill_ring(const Args& args, Fetcher<S>& fetcher, Ring<S>& ring,
+                                         Ahead& ahead, int place) {
   bool waited = false;
-#pragma unroll
-  for (int i = 0; i < S::kStages; ++i) {
-    if (tiles[i].newest && !waited) {
-      ptx::grid_wait();
-      waited = true;
+#pragma unroll 1
+  for (int i = -kLookAhead; i < S::kStages; ++i, place += S::kWarps) {
+    if (i >= 0) {
+      const Located& tile = ahead.tiles[0];
+      if (tile.newest && !waited) {
+        ptx::grid_wait();
+        waited = true;
+      }
+      fetcher.copy_pair(args, tile, ring.k(), ring.v());
+      ring.step();
     }
-    const uint32_t base = fetcher.address(args, tiles[i]);
-    fetcher.copy(args, args.k_pool, base, tiles[i].visible, ring.k());
-    fetcher.copy(args, args.v_pool, base, tiles[i].visible, ring.v());
-    ring.step();
+    ahead.shift(fetcher.locate(args, place));
   }
   if (!waited) ptx::grid_wait();
+  return place;
 }
 
 // One tile: scores while V is still on its way; each buffer is refilled as soon as it is read.
@@ -117,8 +133,7 @@ __device__ __forceinline__ void run_tile(const Args& args, const Queries<S>& q, 
 
 template <typename S>
 __device__ __forceinline__ void finish_unit(const MergeSpace<S>& space, const Args& args,
-                                            const Unit& unit, int begin, int end, Running<S>& run,
-                                            const int32_t* record) {
+                                            const Unit& unit, int begin, int end, Running<S>& run) {
   __syncthreads();  // the last unit's results have been read
   share_running(space, args, run, unit.num_heads, threadIdx.x / 32, threadIdx.x % 32);
   __syncthreads();  // all warps' results can be read
@@ -128,7 +143,53 @@ __device__ __forceinline__ void finish_unit(const MergeSpace<S>& space, const Ar
     join_parts<S>(args, unit);
   }
   if constexpr (S::kCanShare) {
-    if (unit.member >= 0) meet_prefix<S>(args, unit, share_of(record));
+    if (unit.member >= 0) meet_prefix<S>(args, unit, load_record(args).share_section());
+  }
+}
+
+// A CTA's whole run of what sequences read for themselves.
+template <typename S>
+__device__ __forceinline__ void run_own(const Args& args, const Record& record, uint8_t* smem) {
+  const int warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32;
+  const int num_tiles = record.num_tiles;
+  const int32_t* seqs = args.message + args.message[message::kOffSeqs];
+  Ring<S> ring{ptx::smem_address(smem) + warp * (S::kRingBytes / S::kWarps)};
+  Fetcher<S> fetcher(args, seqs, record, lane);
+  Ahead ahead;
+  int behind = fill_ring(args, fetcher, ring, ahead, warp);
+  ptx::grid_launch();
+  clear_padding<S>(args);
+
+  MergeSpace<S> space;
+  space.ml = reinterpret_cast<float2*>(smem + S::kRingBytes);
+  space.o = reinterpret_cast<float*>(space.ml + S::kWarps * 8 * S::kHeadTiles);
+  Cursor<S::kTokens, S::kCanShare> at;
+  at.start(args, seqs, record);
+  int place = warp;
+  Queries<S> q;
+  Running<S> run;
+  Unit unit = unit_at<S>(args, at, seqs, num_tiles);
+  find_origin(args, unit);
+  load_queries(q, query_row<S>(args, unit), unit.num_heads, lane);
+  while (true) {
+    convert_queries(q, args.is_bf16);
+    run.reset();
+    for (; place < at.end; place += S::kWarps) {
+      run_tile(args, q, run, fetcher, ahead.tiles[0], ring, at.visible(args, place), lane);
+      ahead.shift(fetcher.locate(args, behind));
+      behind += S::kWarps;
+    }
+    const Unit done = unit;
+    const int begin = at.begin;
+    const int end = at.end;
+    if (end < num_tiles) {  // the next queries arrive while this unit is finished
+      at.next(args, seqs, num_tiles);
+      unit = unit_at<S>(args, at, seqs, num_tiles);
+      load_queries(q, query_row<S>(args, unit), unit.num_heads, lane);
+    }
+    finish_unit(space, args, done, begin, end, run);
+    if (end == num_tiles) return;
   }
 }
 
@@ -145,64 +206,14 @@ template <typename S>
 __global__ void __launch_bounds__(S::kThreads, kMinCtas<S>)
     decode_kernel(const __grid_constant__ Args args) {
   extern __shared__ __align__(16) uint8_t smem[];
-  const int warp = threadIdx.x / 32;
-  const int lane = threadIdx.x % 32;
-  const int32_t* msg = args.message;
-  const bool planned = msg[message::kNumWork] > 0;
-  const int32_t* record = msg + msg[message::kOffWork] + args.plan_offset + blockIdx.x * kWorkWords;
-  const int32_t* seqs = msg + msg[message::kOffSeqs];
-  const int num_tiles = planned ? record[kWorkNumTiles] : 0;
-  if (num_tiles == 0) {
+  const Record record = load_record(args);
+  if (record.num_tiles == 0) {
     ptx::grid_wait();
     ptx::grid_launch();
-    return clear_padding<S>(args, msg[message::kNumTokens]);
+    return clear_padding<S>(args);
   }
-  if constexpr (S::kCanShare) {
-    if (record[kWorkIsPrefix] != 0) return run_prefix<S>(args, record, smem);
-  }
-
-  Ring<S> ring{ptx::smem_address(smem) + warp * (S::kRingBytes / S::kWarps)};
-  Fetcher<S> fetcher(args, seqs, record, num_tiles, lane);
-  fill_ring(args, fetcher, ring, warp);
-  ptx::grid_launch();
-  int ahead = warp + S::kStages * S::kWarps;
-  Located next[kLookAhead];  // page table reads under way
-#pragma unroll
-  for (int i = 0; i < kLookAhead; ++i) next[i] = fetcher.locate(args, ahead + i * S::kWarps);
-  ahead += kLookAhead * S::kWarps;
-  clear_padding<S>(args, msg[message::kNumTokens]);
-
-  MergeSpace<S> space;
-  space.ml = reinterpret_cast<float2*>(smem + S::kRingBytes);
-  space.o = reinterpret_cast<float*>(space.ml + S::kWarps * 8 * S::kHeadTiles);
-  Cursor<S::kTokens, S::kCanShare> at;
-  at.start(args, seqs, record);
-  int place = warp;
-  Queries<S> q;
-  Running<S> run;
-  Unit unit = unit_at<S>(args, at, seqs, record, num_tiles);
-  load_queries(q, query_row<S>(args, unit), unit.num_heads, lane);
-  while (true) {
-    convert_queries(q, args.is_bf16);
-    run.reset();
-    for (; place < at.end; place += S::kWarps) {
-      run_tile(args, q, run, fetcher, next[0], ring, at.visible(args, place), lane);
-#pragma unroll
-      for (int i = 1; i < kLookAhead; ++i) next[i - 1] = next[i];
-      next[kLookAhead - 1] = fetcher.locate(args, ahead);
-      ahead += S::kWarps;
-    }
-    const Unit done = unit;
-    const int begin = at.begin;
-    const int end = at.end;
-    if (end < num_tiles) {  // the next queries arrive while this unit is finished
-      at.next(args, seqs, num_tiles);
-      unit = unit_at<S>(args, at, seqs, record, num_tiles);
-      load_queries(q, query_row<S>(args, unit), unit.num_heads, lane);
-    }
-    finish_unit(space, args, done, begin, end, run, record);
-    if (end == num_tiles) return;
-  }
+  if (!record.is_prefix) return run_own<S>(args, record, smem);
+  if constexpr (S::kCanShare) run_prefix<S>(args, record, smem);
 }
 
 }  // namespace srt::cuda::decode

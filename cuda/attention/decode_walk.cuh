@@ -45,9 +45,51 @@ struct Args {
   float v_scale;
 };
 
-// The plan's share section, where something is shared.
-__device__ __forceinline__ const int32_t* share_of(const int32_t* record) {
-  return record - blockIdx.x * kWorkWords + record[kWorkShare];
+// A CTA's record of the plan (WorkRecord), in registers: all of it comes in one round trip.
+struct Record {
+  const int32_t* at;
+  int seq;
+  int block;
+  int tile;
+  int num_tiles = 0;
+  int row;
+  int len;
+  int origin;
+  int parts;
+  int last_parts;
+  bool is_prefix;
+  int share;
+
+  // The plan's share section, where something is shared.
+  __device__ __forceinline__ const int32_t* share_section() const {
+    return at - blockIdx.x * kWorkWords + share;
+  }
+};
+static_assert(kWorkSeq == 0 && kWorkBlock == 1 && kWorkTile == 2 && kWorkNumTiles == 3 &&
+              kWorkRow == 4 && kWorkLen == 5 && kWorkOrigin == 6 && kWorkParts == 7 &&
+              kWorkLastParts == 8 && kWorkIsPrefix == 9 && kWorkShare == 10 && kWorkWords == 12);
+
+// num_tiles is 0 where the message has no plan.
+__device__ __forceinline__ Record load_record(const Args& args) {
+  const int32_t* msg = args.message;
+  Record record;
+  if (msg[message::kNumWork] == 0) return record;
+  record.at = msg + msg[message::kOffWork] + args.plan_offset + blockIdx.x * kWorkWords;
+  const int4 a = reinterpret_cast<const int4*>(record.at)[0];
+  const int4 b = reinterpret_cast<const int4*>(record.at)[1];
+  const int4 c = reinterpret_cast<const int4*>(record.at)[2];
+  record.seq = a.x;
+  record.block = a.y;
+  record.tile = a.z;
+  record.num_tiles = a.w;
+  record.row = b.x;
+  record.len = b.y;
+  record.origin = b.z;
+  record.parts = b.w;
+  record.last_parts = c.x;
+  record.is_prefix = c.y != 0;
+  record.share = c.z;
+  return record;
 }
 
 // A CTA's run of tiles, and a position in it. begin and end count along the run.
@@ -67,21 +109,19 @@ struct Cursor {
   int tile0;  // the sequence's tile that stands at `begin`
 
   __device__ __forceinline__ void start(const Args& args, const int32_t* seqs,
-                                        const int32_t* record) {
-    const int4 a = *reinterpret_cast<const int4*>(record);
-    const int4 b = *reinterpret_cast<const int4*>(record + 4);
-    share = !kCanShare || record[kWorkShare] == 0
+                                        const Record& record) {
+    share = !kCanShare || record.share == 0
                 ? 0
-                : static_cast<int>(share_of(record) + kShareSeqs - seqs);
-    seq = a.x;
-    block = a.y;
-    row = b.x;
-    len = b.y;
+                : static_cast<int>(record.share_section() + kShareSeqs - seqs);
+    seq = record.seq;
+    block = record.block;
+    row = record.row;
+    len = record.len;
     skip = share_word(seqs, kSeqSkipTiles, 0);
     begin = 0;
-    tile0 = a.z;
+    tile0 = record.tile;
     const TileRange tiles = decode_tiles(len, args.window_left, kTokens);
-    end = min(a.w, tiles.first + tiles.count - a.z);
+    end = min(record.num_tiles, tiles.first + tiles.count - tile0);
     peek(seqs);
   }
 
@@ -93,8 +133,7 @@ struct Cursor {
   }
 
   __device__ __forceinline__ int share_word(const int32_t* seqs, int word, int otherwise) const {
-    if (!kCanShare || share == 0) return otherwise;
-    return seqs[share + seq * kShareSeqWords + word];
+    return kCanShare && share != 0 ? seqs[share + seq * kShareSeqWords + word] : otherwise;
   }
 
   __device__ __forceinline__ void next(const Args& args, const int32_t* seqs, int num_tiles) {
@@ -124,8 +163,6 @@ struct Cursor {
     return make_int2(max(start - token, 0), min(len - token, kTokens));
   }
 };
-static_assert(kWorkSeq == 0 && kWorkBlock == 1 && kWorkTile == 2 && kWorkNumTiles == 3 &&
-              kWorkRow == 4 && kWorkLen == 5);
 
 // A tile on its way: what its page table entry turns into addresses.
 struct Located {
@@ -154,21 +191,35 @@ template <typename S>
 __device__ __forceinline__ void copy_tile(const Args& args, const char* pool, uint32_t base,
                                           int2 visible, uint32_t stage, int lane) {
   constexpr int kPieces = S::kTokens * S::kChunks;
+  static_assert(kPieces % 32 == 0);
+  const auto copy = [&](int piece, uint32_t source) {
+    const int row = piece / S::kChunks;
+    ptx::cp_async_16(stage + row * S::kRowStride + piece % S::kChunks * 16,
+                     pool + static_cast<uint64_t>(source) * 16,
+                     row >= visible.x && row < visible.y);
+  };
   if (visible.y > 0) {
+    if (one_page<S>(args)) {
 #pragma unroll
-    for (int i = 0; i < kPieces; i += 32) {
-      const int piece = i + lane;
-      const int row = piece / S::kChunks;
-      const int col = piece % S::kChunks;
-      uint32_t source = base + piece;
-      if (!one_page<S>(args)) source = __shfl_sync(kFullWarp, base, row) + col;
-      if (kPieces % 32 != 0 && piece >= kPieces) continue;
-      ptx::cp_async_16(stage + row * S::kRowStride + col * 16,
-                       pool + static_cast<uint64_t>(source) * 16,
-                       row >= visible.x && row < visible.y);
+      for (int i = 0; i < kPieces; i += 32) copy(i + lane, base + i + lane);
+    } else {
+#pragma unroll 2
+      for (int i = 0; i < kPieces; i += 32) {
+        const int piece = i + lane;
+        copy(piece, __shfl_sync(kFullWarp, base, piece / S::kChunks) + piece % S::kChunks);
+      }
     }
   }
   ptx::cp_async_commit();
+}
+
+// The K and the V tile of a place.
+template <typename S>
+__device__ __forceinline__ void copy_pair(const Args& args, uint32_t base, int2 visible, uint32_t k,
+                                          uint32_t v, int lane) {
+#pragma unroll 1
+  for (int i = 0; i < 2; ++i)
+    copy_tile<S>(args, i == 0 ? args.k_pool : args.v_pool, base, visible, i == 0 ? k : v, lane);
 }
 
 // Runs ahead of the arithmetic: locate() starts the page table read of a tile, and only a tile
@@ -176,9 +227,9 @@ __device__ __forceinline__ void copy_tile(const Args& args, const char* pool, ui
 template <typename S>
 class Fetcher {
  public:
-  __device__ __forceinline__ Fetcher(const Args& args, const int32_t* seqs, const int32_t* record,
-                                     int num_tiles, int lane)
-      : seqs_(seqs), num_tiles_(num_tiles), lane_(lane) {
+  __device__ __forceinline__ Fetcher(const Args& args, const int32_t* seqs, const Record& record,
+                                     int lane)
+      : seqs_(seqs), num_tiles_(record.num_tiles), lane_(lane) {
     cursor_.start(args, seqs, record);
   }
 
@@ -205,6 +256,11 @@ class Fetcher {
   __device__ __forceinline__ void copy(const Args& args, const char* pool, uint32_t base,
                                        int2 visible, uint32_t stage) const {
     copy_tile<S>(args, pool, base, visible, stage, lane_);
+  }
+
+  __device__ __forceinline__ void copy_pair(const Args& args, const Located& tile, uint32_t k,
+                                            uint32_t v) const {
+    decode::copy_pair<S>(args, address(args, tile), tile.visible, k, v, lane_);
   }
 
  private:

@@ -83,14 +83,12 @@ __global__ void __launch_bounds__(256, kRows == 16 ? 2 : 1)
   using Rows = Tile<T, kRows, kFp8>;
   using S = Shape<Rows>;
   extern __shared__ __align__(128) unsigned char smem[];
-  const int32_t* msg = args.message;
-  const bool planned = msg[message::kNumWork] > 0;
-  const int32_t* record = msg + msg[message::kOffWork] + args.plan_offset + blockIdx.x * kWorkWords;
-  const int32_t* seqs = msg + msg[message::kOffSeqs];
-  const int num_tiles = planned ? record[kWorkNumTiles] : 0;
+  const int32_t* seqs = args.message + args.message[message::kOffSeqs];
+  const decode::Record record = decode::load_record(args);
+  const int num_tiles = record.num_tiles;
   ptx::grid_wait();
   ptx::grid_launch();
-  decode::clear_padding<S>(args, msg[message::kNumTokens]);
+  decode::clear_padding<S>(args);
   if (num_tiles == 0) return;
 
   Rows tile(smem);
@@ -105,7 +103,8 @@ __global__ void __launch_bounds__(256, kRows == 16 ? 2 : 1)
   auto next = fetcher.locate(tile, args, kAhead);
   int stage = 0;
   for (int place = 0; place < num_tiles;) {
-    const decode::Unit unit = decode::unit_at<S>(args, at, seqs, record, num_tiles);
+    decode::Unit unit = decode::unit_at<S>(args, at, seqs, num_tiles);
+    if (place == 0) decode::find_origin(args, unit);
     const auto* q = static_cast<const T*>(args.q) + unit.token * args.q_stride +
                     static_cast<int64_t>(unit.head) * kLatentDim;
     tile.load_queries(unit.num_heads, [&](int row) { return q + row * kLatentDim; });

@@ -13,11 +13,14 @@ namespace srt::cuda::decode {
 
 // Rows beyond the step's tokens belong to padding: nobody reads them, but NaN must not spread.
 template <typename S>
-__device__ __forceinline__ void clear_padding(const Args& args, int num_tokens) {
+__device__ __forceinline__ void clear_padding(const Args& args) {
+  const int num_tokens = args.message[message::kNumTokens];
   const int row_pairs = args.num_kv_heads * args.group * S::kHeadDim / 2;
+#pragma unroll 1
   for (int row = num_tokens + blockIdx.x; row < args.num_rows; row += gridDim.x) {
     auto* out =
         reinterpret_cast<uint32_t*>(static_cast<uint16_t*>(args.out) + row * args.out_stride);
+#pragma unroll 1
     for (int i = threadIdx.x; i < row_pairs; i += S::kThreads) out[i] = 0;
   }
 }
@@ -29,7 +32,6 @@ struct Unit {
   int num_heads;  // of the block
   int parts;      // CTAs that share the unit
   int origin;     // the first of them
-  int kv_head;
   int member;  // -1: the unit is all that the sequence reads; otherwise a prefix unit has the rest
 };
 
@@ -81,7 +83,7 @@ template <typename S>
 __device__ __forceinline__ void store_unit(const Args& args, const Unit& unit, int head, int quad,
                                            const Joined& x) {
   if (unit.member < 0) return store_output<S>(args, unit, head, quad, x);
-  const int row = (unit.member * args.num_kv_heads + unit.kv_head) * args.group + head;
+  const int row = unit.member * args.num_kv_heads * args.group + unit.head + head;
   reinterpret_cast<float4*>(args.own_o + static_cast<int64_t>(row) * S::kHeadDim)[quad] = x.o;
   if (quad == 0) args.own_ml[row] = make_float2(x.m, x.l);
 }
@@ -124,6 +126,7 @@ __device__ __forceinline__ void join_warps(const MergeSpace<S>& space, const Arg
   constexpr int kQuads = S::kHeadDim / 4;
   constexpr int kHeads = 8 * S::kHeadTiles;
   const int slot = part_slot(blockIdx.x, unit.origin);
+#pragma unroll 1
   for (int i = threadIdx.x; i < unit.num_heads * kQuads; i += S::kThreads) {
     const int head = i / kQuads;
     const int quad = i % kQuads;
@@ -151,19 +154,24 @@ __device__ __forceinline__ void join_parts(const Args& args, const Unit& unit) {
   constexpr int kQuads = S::kHeadDim / 4;
   constexpr int kHeads = 8 * S::kHeadTiles;
   constexpr int kBatch = S::kWarps * S::kCtasPerSm > 8 ? 8 : 16;  // loads under way at once
+#pragma unroll 1
   for (int i = threadIdx.x; i < unit.num_heads * kQuads; i += S::kThreads) {
     const int head = i / kQuads;
     const int quad = i % kQuads;
+    // Behind the first part, slots are two apart.
+    const int first = part_slot(unit.origin, unit.origin);
+    const float2* const all_ml = args.part_ml + first * kHeads + head;
+    const float4* const all_x = part_row<S>(args, first, head) + quad;
     Joined sum;
+#pragma unroll 1
     for (int k = 0; k < unit.parts; k += kBatch) {
       float2 ml[kBatch];
       float4 x[kBatch];
 #pragma unroll
       for (int e = 0; e < kBatch; ++e) {
-        const int cta = unit.origin + min(k + e, unit.parts - 1);
-        const int slot = part_slot(cta, unit.origin);
-        ml[e] = __ldcg(args.part_ml + slot * kHeads + head);
-        x[e] = __ldcg(part_row<S>(args, slot, head) + quad);
+        const int slot = max(2 * min(k + e, unit.parts - 1) - 1, 0);
+        ml[e] = __ldcg(all_ml + slot * kHeads);
+        x[e] = __ldcg(all_x + slot * args.heads_per_block * kQuads);
       }
       float top = sum.m;
 #pragma unroll
@@ -213,6 +221,7 @@ __device__ __forceinline__ Joined join_member(const Args& args, int2 unit, int r
   const float2 own_ml = __ldcg(args.own_ml + own_row);
   const float4 own =
       __ldcg(reinterpret_cast<const float4*>(args.own_o) + own_row * (S::kHeadDim / 4) + quad);
+#pragma unroll 1
   for (int k = 0; k < unit.y; ++k) {
     const int at = prefix_row<S>(args, unit.x + k, unit.x, row, own_row);
     const float2 ml = __ldcg(args.prefix_ml + at);
@@ -234,12 +243,14 @@ __device__ __forceinline__ void meet_prefix(const Args& args, const Unit& unit,
                                             const int32_t* share) {
   const int32_t* member = share + share[kShareMembers] + unit.member * kMemberWords;
   const int block = member[kMemberBlock];
+  const int kv_head = unit.head / args.group;
   const int first = share[share[kShareBlocks] + block * kBlockWords + kBlockFirstMember];
   const int2 prefix = reinterpret_cast<const int2*>(
-      share + share[kShareUnits])[block * args.num_kv_heads + unit.kv_head];
-  const int join = unit.member * args.num_kv_heads + unit.kv_head;
+      share + share[kShareUnits])[block * args.num_kv_heads + kv_head];
+  const int join = unit.member * args.num_kv_heads + kv_head;
   if (!arrive_last(args.joins + join, prefix.y + 1)) return;
   constexpr int kQuads = S::kHeadDim / 4;
+#pragma unroll 1
   for (int i = threadIdx.x; i < args.group * kQuads; i += S::kThreads) {
     const int head = i / kQuads;
     const int row = (unit.member - first) * args.group + head;

@@ -25,16 +25,15 @@ struct PrefixCursor {
   int end;
   int round0;  // the unit's round that stands at `begin`
 
-  __device__ __forceinline__ void start(const int32_t* record) {
-    const int32_t* share = share_of(record);
-    const int4 run = *reinterpret_cast<const int4*>(record);
+  __device__ __forceinline__ void start(const Record& record) {
+    const int32_t* share = record.share_section();
     blocks = share + share[kShareBlocks];
-    block = run.x;
-    head = run.y;
+    block = record.seq;
+    head = record.block;
     words = reinterpret_cast<const int4*>(blocks)[block];
     begin = 0;
-    round0 = run.z;
-    end = min(run.w, words.z - round0);
+    round0 = record.tile;
+    end = min(record.num_tiles, words.z - round0);
   }
   __device__ __forceinline__ void next(const Args& args, int num_rounds) {
     if (++head == args.num_kv_heads) {
@@ -151,6 +150,7 @@ __device__ __forceinline__ void finish_prefix(const Args& args, const PrefixCurs
     last[i] = arrive(args.joins + join, unit.y + 1);
   }
   __syncthreads();
+#pragma unroll 1
   for (int i = threadIdx.x; i < prefix_rows<S>(args, at) * kQuads; i += S::kThreads) {
     const int row = i / kQuads;
     const int place = row / args.group;
@@ -169,14 +169,14 @@ __device__ __forceinline__ void finish_prefix(const Args& args, const PrefixCurs
 // A CTA's whole run of prefix units. Its KV is older than this step: only queries must be waited
 // for.
 template <typename S>
-__device__ __forceinline__ void run_prefix(const Args& args, const int32_t* record, uint8_t* smem) {
+__device__ __forceinline__ void run_prefix(const Args& args, const Record& record, uint8_t* smem) {
   using P = PrefixShape<S>;
   static_assert(P::kRowStride == S::kRowStride);
   constexpr uint32_t kRoundBytes = S::kWarps * S::kTileBytes;
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
-  const int num_rounds = record[kWorkNumTiles];
-  const int32_t* share = share_of(record);
+  const int num_rounds = record.num_tiles;
+  const int32_t* share = record.share_section();
   const int32_t* members = share + share[kShareMembers];
   const uint32_t base = ptx::smem_address(smem);
 
@@ -184,15 +184,13 @@ __device__ __forceinline__ void run_prefix(const Args& args, const int32_t* reco
   fetch.start(record);
   const auto copy_round = [&](const Located& tile, int stage) {
     const uint32_t k = base + stage * (2 * kRoundBytes) + warp * S::kTileBytes;
-    const uint32_t source = tile_address<S>(args, tile);
-    copy_tile<S>(args, args.k_pool, source, tile.visible, k, lane);
-    copy_tile<S>(args, args.v_pool, source, tile.visible, k + kRoundBytes, lane);
+    copy_pair<S>(args, tile_address<S>(args, tile), tile.visible, k, k + kRoundBytes, lane);
   };
   copy_round(locate_prefix<S>(args, fetch, 0, num_rounds, warp, lane), 0);
   Located next = locate_prefix<S>(args, fetch, 1, num_rounds, warp, lane);
   ptx::grid_wait();
   ptx::grid_launch();
-  clear_padding<S>(args, args.message[message::kNumTokens]);
+  clear_padding<S>(args);
 
   PrefixCursor at;
   at.start(record);
@@ -212,7 +210,7 @@ __device__ __forceinline__ void run_prefix(const Args& args, const int32_t* reco
       run_round<S>(args, q, run, k, k + kRoundBytes, lane);
     }
     int origin = blockIdx.x;
-    if (at.begin == 0) origin = record[kWorkOrigin];
+    if (at.begin == 0) origin = load_record(args).origin;
     store_rows<S>(args, at, run, origin, 16 * warp, lane);
     finish_prefix<S>(args, at, share, members);
     if (at.end == num_rounds) return;
