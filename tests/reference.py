@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch import Tensor
+
+# Where the references of CUDA kernels are computed (tests/sanitize.sh keeps them off the GPU).
+REFERENCE_DEVICE = os.environ.get("SRT_TEST_REFERENCE_DEVICE", "cuda")
 
 
 def assert_as_good_as(out: Tensor, naive: Tensor, ref64: Tensor) -> None:

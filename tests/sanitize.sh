@@ -5,10 +5,14 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export PYTORCH_NO_CUDA_MEMORY_CACHING=1 # every tensor is an allocation of its own: bounds are seen
 export CUDA_LAUNCH_BLOCKING=1
+# racecheck (compute-sanitizer 2025.3.1, H100) fails to handle a hardware exception in cuBLAS's bf16
+# products of one row, torch.randn(32, 1, 128).bfloat16() @ torch.randn(32, 128, 1000).bfloat16(), also
+# where none of our kernels is loaded and --kernel-name leaves them out: references stay on the CPU.
+export SRT_TEST_REFERENCE_DEVICE=cpu
 
-select="(cuda_cascade and (fp8 or page_sizes or small_groups))
-  or (cuda_decode and (softcap or batches or (page_sizes and 64)))
-  or (cuda_extend and (bits or decodes or switches))
+select="(cuda_cascade and ((page_sizes and (64-8 or 128-64)) or (fp8_e4m3 and 128)))
+  or (cuda_decode and (softcap or (batches and (1x or 700)) or (page_sizes and 64)))
+  or (cuda_extend and (bits or decodes or (switches and not lens)))
   or (cuda_sample and (every_number or masked_whole))
   or (cuda_fused and (heads_in_place or rotary_norms or prepare_step or embedding))"
 for tool in memcheck racecheck; do

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from reference import assert_as_good_as
+from reference import REFERENCE_DEVICE, assert_as_good_as
 from srt.core import native
 from srt.ops import message as msg
 
@@ -111,13 +111,16 @@ def attend(case: Case, inputs: Inputs, dtype: torch.dtype) -> Tensor:
     rows = []
     for i, seq_len in enumerate(case.lens):
         begin = max(0, seq_len - case.window_left - 1) if case.window_left >= 0 else 0
-        keys = inputs.keys[i][:, begin:].to(dtype).repeat_interleave(group, 0)
-        values = inputs.values[i][:, begin:].to(dtype).repeat_interleave(group, 0)
-        scores = inputs.q[i].to(dtype)[:, None] @ keys.transpose(1, 2) * case.head_dim**-0.5
+        keys, values = (
+            x[i][:, begin:].to(REFERENCE_DEVICE, dtype).repeat_interleave(group, 0)
+            for x in (inputs.keys, inputs.values)
+        )
+        q = inputs.q[i].to(REFERENCE_DEVICE, dtype)[:, None]
+        scores = q @ keys.transpose(1, 2) * case.head_dim**-0.5
         if case.softcap:
             scores = case.softcap * torch.tanh(scores / case.softcap)
         rows.append((torch.softmax(scores, -1) @ values)[:, 0])
-    return torch.stack(rows)
+    return torch.stack(rows).to(inputs.q.device)
 
 
 def launch(case: Case, inputs: Inputs, *, pdl: bool = False, share: bool = False) -> Tensor:

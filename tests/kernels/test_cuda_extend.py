@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from reference import assert_as_good_as
+from reference import REFERENCE_DEVICE, assert_as_good_as
 from srt.core import native
 
 pytestmark = pytest.mark.gpu
@@ -176,15 +176,16 @@ def reference(problem: Problem, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     group = shape.heads[0] // shape.heads[1]
     outs, lses = [], []
     queries = problem.q[:-SPARE_TOKENS].split([q_len for q_len, _ in shape.lens])
-    for q, k, v in zip(queries, problem.keys, problem.values, strict=True):
-        k, v = (x.to(dtype).repeat_interleave(group, 1) for x in (k, v))
-        s = torch.einsum("qhd,khd->hqk", q.to(dtype), k)
+    for rows in zip(queries, problem.keys, problem.values, strict=True):
+        q, k, v = (x.to(REFERENCE_DEVICE, dtype) for x in rows)
+        k, v = (x.repeat_interleave(group, 1) for x in (k, v))
+        s = torch.einsum("qhd,khd->hqk", q, k)
         s = (s if dtype == torch.float64 else s.float()) * shape.head_dim**-0.5
         if shape.softcap > 0:
             s = shape.softcap * torch.tanh(s / shape.softcap)
-        position = len(k) - len(q) + torch.arange(len(q), device="cuda")[:, None]
-        key = torch.arange(len(k), device="cuda")[None]
-        hidden = torch.zeros(len(q), len(k), dtype=torch.bool, device="cuda")
+        position = len(k) - len(q) + torch.arange(len(q), device=s.device)[:, None]
+        key = torch.arange(len(k), device=s.device)[None]
+        hidden = torch.zeros(len(q), len(k), dtype=torch.bool, device=s.device)
         if shape.causal:
             hidden |= key > position
         if shape.window_left >= 0:
@@ -192,7 +193,8 @@ def reference(problem: Problem, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         s = s.masked_fill(hidden, float("-inf"))
         lses.append(torch.logsumexp(s, -1))
         outs.append(torch.einsum("hqk,khd->qhd", torch.softmax(s, -1).to(dtype), v))
-    return torch.cat(outs), torch.cat(lses, 1)
+    device = problem.q.device
+    return torch.cat(outs).to(device), torch.cat(lses, 1).to(device)
 
 
 def check(shape: Shape, *, portable: bool) -> None:
