@@ -75,6 +75,7 @@ void plan_extend(const TensorView& q_indptr, const TensorView& seq_lens, const T
 // k: [num_pages, num_kv_heads, page_size, head_dim]; v: the same with head_dim_v.
 cuda::KvPool to_pool(const TensorView& q, const TensorView& k, const TensorView& v,
                      const std::string& kv_format, float k_scale, float v_scale) {
+  const cuda::KvDtype dtype = to_kv_dtype(kv_format);
   expect(k.ndim == 4 && v.ndim == 4 && k.is_contiguous() && v.is_contiguous(),
          "k and v must be contiguous [num_pages, num_kv_heads, page_size, head_dim]");
   expect(k.dim(0) == v.dim(0) && k.dim(1) == v.dim(1) && k.dim(2) == v.dim(2),
@@ -88,7 +89,7 @@ cuda::KvPool to_pool(const TensorView& q, const TensorView& k, const TensorView&
   cuda::KvPool pool;
   pool.k = k.data;
   pool.v = v.data;
-  pool.dtype = to_kv_dtype(kv_format);
+  pool.dtype = dtype;
   pool.k_scale = k_scale;
   pool.v_scale = v_scale;
   pool.num_pages = static_cast<int>(k.dim(0));

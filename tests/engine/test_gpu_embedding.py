@@ -24,6 +24,7 @@ SHAPE = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 1024,
 }
+POOL_SHARE: dict[str, Any] = {"mem_fraction_static": 0.2}  # other tests may run beside these
 PROMPTS = random_prompts(60, 400, 320, seed=2)
 
 
@@ -61,7 +62,9 @@ def assert_as_good(folder: Path, pooling: str, found: list[dict[str, Any]]) -> N
 def test_vectors_are_as_good_as_transformers(tmp_path: Path, pooling: str, causal: bool) -> None:
     write(tmp_path, pooling, causal=causal)
     settings: dict[str, Any] = {"chunked_prefill_size": 256, "skip_tokenizer_init": True}
-    with Engine(model_path=str(tmp_path), device=DEVICE, is_embedding=True, **settings) as engine:
+    with Engine(
+        model_path=str(tmp_path), device=DEVICE, is_embedding=True, **POOL_SHARE, **settings
+    ) as engine:
         found = [engine.encode(input_ids=PROMPTS) for _ in range(2)][1]
     assert_as_good(tmp_path, pooling, found)
 
@@ -70,7 +73,9 @@ def test_a_generating_engine_embeds_between_its_graphs(tmp_path: Path) -> None:
     """Decode graphs run on while prompts are embedded; vectors are those of an embedder."""
     write(tmp_path, "lasttoken", causal=True)
     params = {"temperature": 0, "max_new_tokens": 200, "ignore_eos": True}
-    with Engine(model_path=str(tmp_path), device=DEVICE, skip_tokenizer_init=True) as engine:
+    with Engine(
+        model_path=str(tmp_path), device=DEVICE, skip_tokenizer_init=True, **POOL_SHARE
+    ) as engine:
         stream = engine.generate(input_ids=PROMPTS[:8], sampling_params=params, stream=True)
         next(stream)
         found = engine.encode(input_ids=PROMPTS)
