@@ -22,7 +22,8 @@ using namespace py::literals;
 namespace {
 
 // cuda/ includes nothing from cpp/: the words it names must be the message's.
-static_assert(int{cuda::message::kNumDecode} == int{msg::kNumDecode} &&
+static_assert(cuda::message::kMaxDrafts == msg::kMaxDrafts &&
+              int{cuda::message::kNumDecode} == int{msg::kNumDecode} &&
               int{cuda::message::kNumTokens} == int{msg::kNumTokens} &&
               int{cuda::message::kNumWork} == int{msg::kNumWork} &&
               int{cuda::message::kOffSeqs} == int{msg::kOffSeqs} &&

@@ -81,9 +81,9 @@ struct Ahead {
 };
 
 // Starts the first kStages tiles, and the page table reads of those behind them. Under programmatic
-// dependent launch all but the newest token's tile lie in the pool already, so most copies need not
-// wait for the previous kernel. Not unrolled: between a step's other kernels, code that no cache
-// holds any more costs more than a loop does.
+// dependent launch all but the newest tokens' tiles lie in the pool already, so most copies need
+// not wait for the previous kernel. Not unrolled: between a step's other kernels, code that no
+// cache holds any more costs more than a loop does.
 template <typename S>
 __device__ __forceinline__ int fill_ring(const Args& args, Fetcher<S>& fetcher, Ring<S>& ring,
                                          Ahead& ahead, int place) {
@@ -92,7 +92,7 @@ __device__ __forceinline__ int fill_ring(const Args& args, Fetcher<S>& fetcher, 
   for (int i = -kLookAhead; i < S::kStages; ++i, place += S::kWarps) {
     if (i >= 0) {
       const Located& tile = ahead.tiles[0];
-      if (tile.newest && !waited) {
+      if (tile.is_new && !waited) {
         ptx::grid_wait();
         waited = true;
       }

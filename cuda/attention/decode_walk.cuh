@@ -169,7 +169,7 @@ struct Located {
   int page;      // still being read
   int row;       // first row within the page, counted over its heads
   int2 visible;  // y is 0 past the end of the run
-  bool newest;   // holds the token that this step has written
+  bool is_new;   // may hold tokens that this step writes: the newest, and drafts before it
 };
 
 // The first 16-byte piece of a tile (or of a lane's token) as an index into the pool.
@@ -239,7 +239,7 @@ class Fetcher {
     while (place >= cursor_.end) cursor_.next(args, seqs_, num_tiles_);
     tile.visible = cursor_.visible(args, place);
     const int first = (cursor_.tile0 + place - cursor_.begin) * S::kTokens;
-    tile.newest = first + S::kTokens >= cursor_.len;
+    tile.is_new = first + S::kTokens >= cursor_.len - message::kMaxDrafts;
     const int own = min(max(lane_ % S::kTokens, tile.visible.x), tile.visible.y - 1);
     const int token = first + (one_page<S>(args) ? 0 : own);
     const int head = args.blocks_per_kv == 1 ? cursor_.block : cursor_.block / args.blocks_per_kv;

@@ -36,6 +36,7 @@ enum WorkRecord : int {
 namespace message {
 enum Word : int { kNumDecode = 2, kNumTokens = 3, kNumWork = 7, kOffSeqs = 8, kOffWork = 13 };
 enum SeqWord : int { kSeqRow = 0, kSeqLen = 3, kSeqWords = 8 };
+constexpr int kMaxDrafts = 15;  // decodes of one sequence in a step beside the first
 }  // namespace message
 
 struct DecodePlanShape {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -217,6 +217,35 @@ def test_sharp_scores() -> None:
 
 def test_programmatic_launch() -> None:
     check(Case(), pdl=True)
+
+
+def test_drafts_are_read_after_they_are_written() -> None:
+    """A sequence's newest token and its drafts, stored by the kernels right before."""
+    length, many = 270, 200_000
+    first = length - native.MAX_DRAFTS - 1
+    inputs = make_inputs(Case(lens=(length,)))
+    row = int(inputs.message[msg.HEADER_WORDS])
+    lens = tuple(range(first + 1, length + 1))
+    rows = torch.full((len(lens),), row)
+    q = torch.randn(len(lens), 32, 128, device="cuda", dtype=torch.bfloat16)
+    drafted = replace(inputs, q=q, message=make_message(rows, lens))
+    case = Case(lens=lens)
+    expected = launch(case, drafted)
+    assert expected.isfinite().all()
+    positions = torch.arange(first, length, device="cuda")
+    slots = inputs.page_table[row][positions // 16] * 16 + positions % 16
+    # Rows that nobody reads come first: the kernel is still busy when the next one starts.
+    all_slots = torch.cat((torch.arange(many, device="cuda") % 16, slots)).int()
+    stream = torch.cuda.current_stream().cuda_stream
+    for _ in range(5):
+        stores = []
+        for cache in (inputs.k, inputs.v):
+            x = cache.transpose(1, 2).flatten(0, 1)[slots]
+            cache.transpose(1, 2)[slots // 16, slots % 16] = torch.nan
+            stores.append((torch.cat((x.new_zeros(many, *x.shape[1:]), x)), cache))
+        for x, cache in stores:
+            native.cuda_store_kv(x, all_slots, cache, "", 1.0, pdl=True, stream=stream)
+        assert torch.equal(launch(case, drafted, pdl=True), expected)
 
 
 def test_graph_follows_the_message() -> None:
