@@ -12,6 +12,7 @@ void bind_cpu_moe(pybind11::module_& m);
 #ifdef SRT_WITH_CUDA
 void bind_cuda_attention(pybind11::module_& m);
 void bind_cuda_decode(pybind11::module_& m);
+void bind_cuda_decode_step(pybind11::module_& m);
 void bind_cuda_fused(pybind11::module_& m);
 void bind_cuda_extend(pybind11::module_& m);
 void bind_cuda_step(pybind11::module_& m);

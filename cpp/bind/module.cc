@@ -15,6 +15,7 @@ PYBIND11_MODULE(_srt_core, m) {
 #ifdef SRT_WITH_CUDA
   srt::bind::bind_cuda_attention(m);
   srt::bind::bind_cuda_decode(m);
+  srt::bind::bind_cuda_decode_step(m);
   srt::bind::bind_cuda_fused(m);
   srt::bind::bind_cuda_extend(m);
   srt::bind::bind_cuda_step(m);

@@ -1,7 +1,7 @@
 """Types of the native extension; moves in the same commit as `cpp/bind/`."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -494,6 +494,33 @@ def cuda_decode_attention(
     v_scale: float = 1.0,
     plan_offset: int = 0,
     pdl: bool = False,
+    stream: int,
+) -> None: ...
+
+# ---- decode steps of few rows (bind_cuda_decode_step.cc; where HAS_CUDA) ----
+
+# Layers, hidden size, intermediate size, query heads, KV heads, head_dim.
+DecodeStepSizes: TypeAlias = tuple[int, int, int, int, int, int]
+MAX_DECODE_STEP_ROWS: int
+DECODE_STEP_HEADER_BYTES: int
+
+def decode_step_fits(sizes: DecodeStepSizes) -> bool: ...
+def decode_step_bytes(sizes: DecodeStepSizes) -> int: ...
+def cuda_decode_step(
+    x: Tensor,
+    layers: Tensor,
+    positions: Tensor,
+    slots: Tensor,
+    rows: Tensor,
+    seq_lens: Tensor,
+    page_table: Tensor,
+    cos_sin: Tensor,
+    workspace: Tensor,
+    sizes: DecodeStepSizes,
+    page_size: int,
+    eps: float,
+    scale: float,
+    pdl: bool,
     stream: int,
 ) -> None: ...
 

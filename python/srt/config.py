@@ -215,6 +215,9 @@ class Settings:
     torch_compile_max_bs: int = _run(
         "largest decode batch that is compiled", 32, low=1, names=("--max-torch-compile-bs",)
     )
+    disable_fused_decode: bool = _run(
+        "run the layers of a step of up to 8 decodes as separate kernels", False
+    )
     disable_cascade_attn: bool = _run(
         "let every sequence read its own KV, also where decodes share a prefix", False
     )

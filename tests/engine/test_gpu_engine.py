@@ -50,6 +50,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no_radix": {"disable_radix_cache": True},
     "no_overlap": {"disable_overlap_schedule": True},
     "chunks": {"chunked_prefill_size": 64, "page_size": 1},
+    "few": {"max_running_requests": 6},  # decodes run in the fused kernel, some rows are padding
+    "few_separate": {"max_running_requests": 6, "disable_fused_decode": True},
+    "few_no_graph": {"max_running_requests": 3, "disable_cuda_graph": True, "page_size": 1},
     "retraction": {"max_total_tokens": 1536, "schedule_conservativeness": 0.01},
 }
 
@@ -105,13 +108,13 @@ def make_prompts(count: int) -> list[list[int]]:
 def test_greedy_tokens_are_the_models(checkpoint: Path, judge: Judge, variant: str) -> None:
     prompts = make_prompts(24)
     params = {"temperature": 0, "max_new_tokens": 40, "ignore_eos": True}
+    settings = {"max_running_requests": 16, **VARIANTS[variant]}
     with Engine(
         model_path=str(checkpoint),
         skip_tokenizer_init=True,
-        max_running_requests=16,
         mem_fraction_static=0.2,
         random_seed=0,
-        **VARIANTS[variant],
+        **settings,
     ) as engine:
         for _ in range(2):  # the second round hits the prefix cache
             results = engine.generate(input_ids=prompts, sampling_params=params)

@@ -48,6 +48,7 @@ from srt.hub import HubOptions, resolve_model
 from srt.layers.attention import LatentAttention
 from srt.model_config import ModelConfig, resolve_dtype
 from srt.models.decoder import Decoder
+from srt.models.fused import fuse_decode
 from srt.models.registry import build_model
 from srt.parallel import TensorParallel
 from srt.weights.loader import load_weights
@@ -348,6 +349,8 @@ def _load(
     with report.phase("load weights"):
         model = build_model(config, tp, device, dtype)
         load_weights(model, model.weight_table(), source, tp, load_format=settings.load_format)
+    if not settings.disable_fused_decode and not settings.enable_torch_compile:
+        model.fused = fuse_decode(model)
     return model, dtype, source
 
 

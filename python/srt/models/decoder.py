@@ -16,6 +16,7 @@ from srt.layers.embedding import LmHead, VocabParallelEmbedding
 from srt.layers.linear import Replicated
 from srt.layers.norm import LayerNorm, Norm, RmsNorm
 from srt.model_config import ModelConfig
+from srt.ops.decode_step import DecodeStep
 from srt.weights.scales import scale_rules
 from srt.weights.table import Rule
 
@@ -38,6 +39,7 @@ class Decoder(nn.Module, ABC):
     """Token ids to logits. A family adds its layers and its weight table.
 
     kv_spec: what the KV pool must hold on this rank.
+    fused: runs all layers of a step of few decodes at once, see `models.fused`; None: never.
     """
 
     embed: VocabParallelEmbedding
@@ -61,6 +63,7 @@ class Decoder(nn.Module, ABC):
         # HF rounds the factor to the model's dtype before it multiplies (Gemma: sqrt(hidden)).
         self.embed_scale = torch.tensor(config.embed_scale, dtype=build.dtype).item()
 
+        self.fused: DecodeStep | None = None
         self.kv_scales: KvScales | None = None
         if config.quant is not None and config.quant.in_checkpoint:
             self.kv_scales = KvScales(config.num_layers)
@@ -110,6 +113,10 @@ class Decoder(nn.Module, ABC):
     def run_layers(self, batch: ForwardBatch, embeds: Tensor | None) -> Tensor:
         """`forward` for layers that take and return (what is still to be added, the stream)."""
         x = self.embed_tokens(batch.token_ids) if embeds is None else embeds
+        if self.fused is not None and embeds is None and self.fused.takes(batch):
+            self.fused.run(x, batch)
+            normed: Tensor = self.norm(x)
+            return normed
         residual: Tensor | None = None
         for layer in self.layers:
             x, residual = layer(x, residual, batch)
