@@ -54,6 +54,8 @@ class ForwardBatch:
     extend_plans: the order of the extend attention's work (CUDA), by query heads, KV heads, bytes
         of a key and its value, and first sequence (-1: counted on the device); the first layer
         that needs one makes it.
+    has_drafts: several decodes may be of one sequence, each one token behind the other; so none
+        may attend before all of a layer's K and V are stored.
     """
 
     num_tokens: int
@@ -75,6 +77,7 @@ class ForwardBatch:
     attn_workspace: Tensor | None = None
     device_num_decode: Tensor | None = None
     extend_plans: dict[tuple[int, int, int, int], Tensor] = field(default_factory=dict)
+    has_drafts: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,3 +77,24 @@ def test_forced_tokens_share_steps(checkpoint: Path, settings: dict[str, Any]) -
         assert re.fullmatch(pattern, answer["text"])
         assert meta["finish_reason"]["type"] == "stop"
         assert 2 * meta["completion_tokens_wo_jump_forward"] < meta["completion_tokens"]
+
+
+@pytest.mark.parametrize("settings", [{}, {"disable_cuda_graph": True}], ids=["graphs", "eager"])
+def test_drafts_see_the_tokens_before_them(checkpoint: Path, settings: dict[str, Any]) -> None:
+    """Whatever kernels run a step with drafts: a forced text is scored as without them."""
+    text = "".join(chr(97 + i * 7 % 26) for i in range(120))
+    params = {"max_new_tokens": 200, "temperature": 0, "regex": text}
+    scores, steps = [], []
+    for disabled in (False, True):
+        with Engine(
+            model_path=str(checkpoint),
+            max_total_tokens=8192,
+            max_running_requests=64,
+            disable_regex_jump_forward=disabled,
+            **settings,
+        ) as engine:
+            meta = engine.generate("Hello there", params, return_logprob=True)["meta_info"]
+        scores.append([entry[0] for entry in meta["output_token_logprobs"]])
+        steps.append(meta["completion_tokens_wo_jump_forward"])
+    assert 4 * steps[0] < steps[1]
+    torch.testing.assert_close(torch.tensor(scores[0]), torch.tensor(scores[1]), atol=0.05, rtol=0)

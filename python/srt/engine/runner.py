@@ -86,14 +86,22 @@ class StepRunner:
     def _replay(self, shape: StepShape) -> StepOutput | None:
         """Replays the graph that fits the step; None: there is none."""
         if shape.is_decode:
-            size = self.graphs.padded(shape.num_seqs) if self.graphs else None
-            return self.graphs.replay(size) if self.graphs and size is not None else None
+            return self._replay_decode(shape)
         if self.extend_graphs is None or shape.num_logits != shape.num_samples:
             return None
         if self._pooler is not None and (shape.num_prompt_ends or self._pooler.needs_all_steps):
             return None
         bucket = self.extend_graphs.find(shape.num_seqs, shape.num_tokens)
         return None if bucket is None else self.extend_graphs.replay(bucket)
+
+    def _replay_decode(self, shape: StepShape) -> StepOutput | None:
+        if self.graphs is None:
+            return None
+        num_seqs = shape.num_seqs
+        if shape.num_drafts and self.model.fused is not None:
+            num_seqs = max(num_seqs, self.model.fused.max_rows + 1)  # see ForwardBatch.has_drafts
+        size = self.graphs.padded(num_seqs)
+        return None if size is None else self.graphs.replay(size)
 
     def _sample_again(self, shape: StepShape, output: StepOutput, masks: GetMasks) -> StepOutput:
         """After a graph, which cannot wait for masks: draws all rows anew, now with their masks.
@@ -231,6 +239,7 @@ class StepRunner:
             decode_work=self.message if planner is not None else None,
             decode_plans=planner.offsets if planner is not None else {},
             attn_workspace=planner.workspace if planner is not None else None,
+            has_drafts=shape.num_drafts > 0,
         )
 
     def _sample(self, logits: Tensor, flags: int, masks: Tensor | None) -> Tensor:

@@ -35,6 +35,7 @@ class StepShape:
     max_q_len, max_seq_len: over the step's sequences.  top_k: how many alternatives every
     sample and prompt row of this step brings (0: none).
     num_prompt_ends: sequences that sample nothing and whose prompt ends.
+    num_drafts: of the decodes, guesses about what follows another.
     prefixes: which decodes share pages.
     """
 
@@ -49,6 +50,7 @@ class StepShape:
     max_seq_len: int
     top_k: int = 0
     num_prompt_ends: int = 0
+    num_drafts: int = 0
     prefixes: SharedPrefixes | None = field(default=None, compare=False)
 
     @classmethod
@@ -66,6 +68,7 @@ class StepShape:
             max_seq_len=plan.max_seq_len,
             top_k=plan.max_top_logprobs,
             num_prompt_ends=len(plan.prompt_end_seqs),
+            num_drafts=plan.num_drafts,
             prefixes=SharedPrefixes(plan.prefix_groups, plan.prefix_pages)
             if plan.num_prefix_groups
             else None,

@@ -67,11 +67,20 @@ class DecodeStep:
         self._pool: KvPool | None = None
         self._table: Tensor | None = None
 
+    @property
+    def max_rows(self) -> int:
+        """Decodes of a step that the kernel takes at most."""
+        rows: int = native.MAX_DECODE_STEP_ROWS
+        return rows
+
     def takes(self, batch: ForwardBatch) -> bool:
-        """Whether the step is one of few decodes, over a pool of the model's dtype."""
-        few = 0 < batch.num_tokens <= native.MAX_DECODE_STEP_ROWS
+        """Whether the step is one of few decodes without drafts, over a pool of the model's dtype.
+
+        Of K and V that the step itself writes, a row sees its own alone.
+        """
+        few = 0 < batch.num_tokens <= self.max_rows
         only_decodes = batch.num_decode == batch.num_seqs == batch.num_tokens
-        return few and only_decodes and batch.kv.kv_format == ""
+        return few and only_decodes and not batch.has_drafts and batch.kv.kv_format == ""
 
     def run(self, x: Tensor, batch: ForwardBatch) -> None:
         """x [T, hidden] ← all layers of x, in place; their K and V go to the pool.
