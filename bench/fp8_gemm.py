@@ -7,6 +7,7 @@ of CUDA graph replays over weights that do not fit in the L2 cache together.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import statistics
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -67,8 +68,11 @@ def random_fp8(*shape: int) -> Tensor:
     return bits.bitwise_or_(torch.randint(0, 2, shape, dtype=torch.uint8, device="cuda") << 7)
 
 
-def launch_shapes(rows: int) -> Iterator[tuple[int, int, int]]:
-    """(row groups, split, CTAs) to try."""
+def launch_shapes(rows: int) -> Iterator[tuple[int, ...]]:
+    """To try: (row groups, split, CTAs) of the skinny kernel, (tile, split, CTAs, stages)."""
+    if rows > cuda.MAX_SKINNY_FP8_ROWS:
+        yield from ((tile, split, 0, 0) for tile in (48, 64, 96) for split in (1, 2, 3, 4))
+        return
     for groups in (1, 2, 4) if rows > 32 else (1, 2):
         yield from ((groups, split, 0) for split in range(2, 9))
         yield from ((groups, 1, ctas) for ctas in (0, 132, 264))
@@ -83,13 +87,31 @@ class Product:
         self.weights = [random_fp8(n, k) for _ in range(self.copies)]
         self.scales = torch.full((n,), 2.0**-10, device="cuda")
 
-    def skinny(self, rows: int, shape: tuple[int, int, int] = (0, 0, 0)) -> float:
-        x, x_scales = random_fp8(rows, self.k), torch.ones(rows, device="cuda")
+    def ours(
+        self,
+        rows: int,
+        shape: tuple[int, ...] = (),
+        *,
+        in_groups: bool = False,
+        to_groups: bool = False,
+    ) -> float:
+        """in_groups: x has scales of groups; to_groups: y, gated, is e4m3 and gets them."""
+        x = random_fp8(rows, self.k)
+        x_scales = torch.ones(rows, device="cuda")
+        if in_groups:
+            x_scales = cuda.group_scales(rows, -(-self.k // fp8.GROUP), x.device).fill_(1.0)
         n_out = self.n // 2 if self.gated else self.n
         out = torch.empty(rows, n_out, dtype=torch.bfloat16, device="cuda")
+        y_scales = None
+        if to_groups:
+            out = random_fp8(rows, n_out)
+            y_scales = cuda.group_scales(rows, n_out // fp8.GROUP, x.device)
+        is_skinny = rows <= cuda.MAX_SKINNY_FP8_ROWS
+        launch = native.cuda_skinny_fp8_gemm if is_skinny else native.cuda_wide_fp8_gemm
+        options = {"shape": shape} if shape else {}
 
         def call(i: int) -> None:
-            native.cuda_skinny_fp8_gemm(
+            launch(
                 x,
                 x_scales,
                 self.weights[i % self.copies],
@@ -97,9 +119,10 @@ class Product:
                 None,
                 out,
                 gated=self.gated,
+                y_scales=y_scales,
                 pdl=True,
-                shape=shape,
                 stream=torch.cuda.current_stream().cuda_stream,
+                **options,
             )
 
         return replay_us(call, 2 * self.copies)
@@ -150,6 +173,12 @@ def elementwise(hidden: int, width: int, rows: int) -> Iterator[tuple[str, float
     yield "quantize hidden", replay_us(lambda _: fp8.quantize(x, to), 8), rows * hidden * 3
 
 
+def _sweep(product: Product, rows: int) -> Iterator[tuple[tuple[int, ...], float]]:
+    for shape in launch_shapes(rows):
+        with contextlib.suppress(RuntimeError):  # a gated product has fewer shapes
+            yield shape, product.ours(rows, shape)
+
+
 def records(args: argparse.Namespace) -> Iterator[Record]:
     """All figures asked for."""
     shape = SHAPES[args.shape]
@@ -158,13 +187,16 @@ def records(args: argparse.Namespace) -> Iterator[Record]:
         for rows in args.rows:
             limit = max(n * k / H100.read_gb_s / 1e3, 2 * rows * n * k / H100.fp8_tflop_s / 1e6)
             params: dict[str, Any] = {"n": n, "k": k, "rows": rows, "gated": gated}
-            if rows <= cuda.MAX_SKINNY_FP8_ROWS:
-                us = product.skinny(rows)
-                yield Record(f"{name} {rows} skinny", params, us, "us", limit)
-            if rows <= cuda.MAX_SKINNY_FP8_ROWS and args.sweep:
-                times = {s: product.skinny(rows, s) for s in launch_shapes(rows)}
+            is_skinny = rows <= cuda.MAX_SKINNY_FP8_ROWS
+            if is_skinny or (rows <= cuda.MAX_FP8_ROWS and not gated):
+                yield Record(f"{name} {rows} ours", params, product.ours(rows), "us", limit)
+            if is_skinny and name in ("gate_up", "down"):
+                us = product.ours(rows, in_groups=not gated, to_groups=gated)
+                yield Record(f"{name} {rows} ours, groups between", params, us, "us", limit)
+            if rows <= cuda.MAX_FP8_ROWS and args.sweep:
+                times = dict(_sweep(product, rows))
                 for launch in sorted(times, key=lambda s: times[s])[:4]:
-                    label = f"{name} {rows} skinny {launch}"
+                    label = f"{name} {rows} ours {launch}"
                     yield Record(label, params | {"launch": launch}, times[launch], "us", limit)
             yield Record(f"{name} {rows} scaled_mm", params, product.scaled_mm(rows), "us", limit)
             if rows > 128:

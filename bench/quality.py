@@ -2,15 +2,19 @@
 
 `python -m bench quality --model models/SmolLM2-135M-Instruct --json out.json`, on a CPU or a GPU.
 On a CPU the rows that go into fp8 products are quantized and widened again, as a GPU would
-quantize them. bench/data/text.txt is a snapshot of two pages of docs/.
+quantize them: "fp8" as `--quantization fp8` runs up to 64 tokens of large models, with a scale for
+each 128 inputs of down where these are whole; "token" with one scale per row in all products, as it
+runs more tokens, and as checkpoints that say so run. bench/data/text.txt is a snapshot of two pages
+of docs/.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +29,7 @@ from srt.layers.linear import QkvLinear, RowParallel
 from srt.layers.mlp import GatedMlp
 from srt.models.decoder import Decoder
 from srt.models.registry import build_model
-from srt.ops.fp8 import dequantize, quantize_rows
+from srt.ops.fp8 import GROUP, dequantize, quantize_groups, quantize_rows
 from srt.parallel import TensorParallel
 from srt.text.tokenizer import load_tokenizer
 from srt.weights.loader import load_weights
@@ -35,6 +39,7 @@ PAGE_SIZE = 16
 CASES = [  # weights, KV
     ("wide", "auto"),
     ("fp8", "auto"),
+    ("token", "auto"),
     ("wide", "fp8_e5m2"),
     ("wide", "fp8_e4m3"),
     ("fp8", "fp8_e5m2"),
@@ -57,21 +62,31 @@ class Compared:
 
 def load_model(source: Path, weights: str, dtype: torch.dtype, device: torch.device) -> Decoder:
     """The model; where its weights are fp8, with activations quantized as on a GPU."""
-    quantization = "fp8" if weights == "fp8" else None
+    quantization = None if weights == "wide" else "fp8"
     config = load_model_config(source, quantization=quantization)
     tp = TensorParallel()
     model = build_model(config, tp, device, dtype)
     load_weights(model, model.weight_table(), source, tp)
-    if weights == "fp8" and device.type == "cpu":
+    if weights != "wide" and device.type == "cpu":
+        downs = {m.down for m in model.modules() if isinstance(m, GatedMlp)}
         for module in model.modules():
             if isinstance(module, QkvLinear | RowParallel | GatedMlp):
-                module.register_forward_pre_hook(_quantized_and_widened)
+                in_groups = weights == "fp8" and module in downs and _is_whole(module)
+                quantize = quantize_groups if in_groups else quantize_rows
+                module.register_forward_pre_hook(partial(_quantized_and_widened, quantize))
     return model
 
 
-def _quantized_and_widened(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+def _is_whole(down: nn.Module) -> bool:
+    assert isinstance(down, RowParallel)
+    return down.weight.shape[1] % GROUP == 0
+
+
+def _quantized_and_widened(
+    quantize: Callable[[Tensor], tuple[Tensor, Tensor]], _: nn.Module, args: tuple[Any, ...]
+) -> tuple[Any, ...]:
     x = args[0]
-    return (dequantize(*quantize_rows(x), x.dtype), *args[1:])
+    return (dequantize(*quantize(x), x.dtype), *args[1:])
 
 
 @torch.inference_mode()

@@ -25,8 +25,9 @@ cuda::RowLayout as_rows(const TensorView& t) {
   return {t.ndim == 2 ? t.step(0) : 0, 0, 1};
 }
 
-// What an fp8 output's scales are: `scales` is written, float32 [rows] (or [rows, width / 128]), or
-// `given`, float32 [1], is read. Neither: the output has the model's dtype.
+// What an fp8 output's scales are: `scales` is written, float32 [rows] (or [rows, width / 128] as
+// `group_scales` wants it), or `given`, float32 [1], is read. Neither: the output has the model's
+// dtype.
 cuda::Fp8Rows as_fp8_rows(const OptionalView& scales, const OptionalView& given, float limit,
                           int64_t rows, int64_t width) {
   expect(!(scales && given), "scales are either written or given");
@@ -36,9 +37,15 @@ cuda::Fp8Rows as_fp8_rows(const OptionalView& scales, const OptionalView& given,
   if (given) fp8.given = float_data(*given, "given", 1);
   if (!scales) return fp8;
   fp8.grouped = scales->ndim == 2;
-  expect_arg(!fp8.grouped || width % cuda::kFp8Group == 0, "scales",
+  if (!fp8.grouped) {
+    fp8.scales = float_data(*scales, "scales", rows);
+    return fp8;
+  }
+  expect_arg(width % cuda::kFp8Group == 0, "scales",
              "of groups need a width that is a multiple of 128");
-  fp8.scales = float_data(*scales, "scales", fp8.grouped ? rows * width / cuda::kFp8Group : rows);
+  const GroupScales groups = group_scales(*scales, "scales", rows, width / cuda::kFp8Group);
+  fp8.scales = groups.data;
+  fp8.group_stride = groups.stride;
   return fp8;
 }
 

@@ -7,6 +7,7 @@
 #include "gemm/skinny.h"
 #include "gemm/skinny_fp8.h"
 #include "gemm/wide.h"
+#include "gemm/wide_fp8.h"
 
 namespace srt::bind {
 
@@ -82,61 +83,111 @@ void wide_gemm(const TensorView& x, const TensorView& w, const std::optional<Ten
   check_cuda(cuda::wide_gemm(p, as_stream(stream)), "wide_gemm");
 }
 
-// The scales of an fp8 matrix [rows, k]: one a row, one for every 128 of k, or (x only) one in all.
-const float* fp8_scales(const TensorView& t, const char* name, int64_t rows, int64_t k,
-                        bool grouped) {
-  if (!grouped) return float_data(t, name, t.numel() == 1 ? 1 : rows);
-  expect_arg(t.ndim == 2 && t.dim(0) == rows, name, "must be [rows, ceil(k / 128)]");
-  return float_data(t, name, rows * ((k + 127) / 128));
-}
+constexpr int64_t kGroup = 128;
 
-// x: e4m3 [m, k]. w: e4m3 [n, k]. x_scales: [m], [1] or [m, groups]; w_scales: [n] or [n, groups].
-// bias: bf16 [n] or None. y: bf16 [m, n], or [m, n / 2] when gated (e4m3 where y_scale, [1], is
-// given). e4m3 crosses as uint8.
-void skinny_fp8_gemm(const TensorView& x, const TensorView& x_scales, const TensorView& w,
-                     const TensorView& w_scales, const std::optional<TensorView>& bias,
-                     const TensorView& y, bool gated, const std::optional<TensorView>& y_scale,
-                     bool pdl, const std::array<int, 3>& shape, uint64_t stream) {
+// x, w and y of an fp8 product; y is e4m3 where `in_fp8`. e4m3 crosses as uint8.
+void expect_fp8_gemm(const TensorView& x, const TensorView& w,
+                     const std::optional<TensorView>& bias, const TensorView& y, bool gated,
+                     bool in_fp8) {
   expect(x.ndim == 2 && w.ndim == 2 && y.ndim == 2, "x, w and y must have two dimensions");
   expect(x.dtype == DType::kU8 && w.dtype == DType::kU8, "x and w must be e4m3 as uint8");
   expect(w.dim(1) == x.dim(1), "w must be [n, k] for x [m, k]");
   expect(w.is_contiguous() && is_aligned16(w), "w must be contiguous and 16-byte aligned");
   expect_rows(x, "x");
   expect_rows(y, "y");
-  expect(y.dtype == (y_scale ? DType::kU8 : DType::kBF16), "y must be bf16 (uint8 with y_scale)");
+  expect(y.dtype == (in_fp8 ? DType::kU8 : DType::kBF16), "y must be bf16 (uint8 in fp8)");
   expect(y.dim(0) == x.dim(0) && y.dim(1) == (gated ? w.dim(0) / 2 : w.dim(0)),
          "y must be [m, n], or [m, n / 2] when gated");
   expect(x.dim(0) <= 128, "m must be at most 128");
   expect(x.dim(1) % 16 == 0, "k must be a multiple of 16");
   expect(w.dim(0) % (gated ? 16 : 8) == 0, "n must be a multiple of 8 (gated: 16)");
-  expect(!(gated && bias) && !(y_scale && !gated),
-         "a gated product takes no bias, others no y_scale");
-  cuda::SkinnyFp8Params p{};
-  p.grouped = w_scales.ndim == 2;
-  p.one_x_scale = !p.grouped && x_scales.numel() == 1 && x.dim(0) != 1;
-  p.x = x.ptr<uint8_t>();
-  p.w = w.ptr<uint8_t>();
-  p.x_scales = fp8_scales(x_scales, "x_scales", x.dim(0), x.dim(1), p.grouped);
-  p.w_scales = fp8_scales(w_scales, "w_scales", w.dim(0), w.dim(1), p.grouped);
-  expect(p.grouped || w_scales.numel() == w.dim(0), "w_scales must hold one scale a row");
+  expect(!(gated && bias) && !(in_fp8 && !gated),
+         "a gated product takes no bias, others do not store fp8");
   if (bias) {
     expect(bias->dtype == DType::kBF16 && bias->numel() == w.dim(0) && bias->is_contiguous(),
            "bias must be bf16 [n]");
-    p.bias = bias->data;
   }
+}
+
+// The fields that both fp8 products share.
+template <typename Params>
+Params fp8_params(const TensorView& x, const TensorView& w, const std::optional<TensorView>& bias,
+                  const TensorView& y, bool pdl) {
+  Params p{};
+  p.x = x.ptr<uint8_t>();
+  p.w = w.ptr<uint8_t>();
+  p.bias = bias ? bias->data : nullptr;
   p.y = y.data;
-  p.y_scale = y_scale ? float_data(*y_scale, "y_scale", 1) : nullptr;
   p.m = static_cast<int>(x.dim(0));
   p.n = static_cast<int>(w.dim(0));
   p.k = static_cast<int>(x.dim(1));
   p.x_stride = x.step(0);
   p.y_stride = y.step(0);
-  p.gated = gated;
   p.pdl = pdl;
+  return p;
+}
+
+// A scale a row of x, or one for all.
+template <typename Params>
+void set_row_scales(Params& p, const TensorView& x_scales) {
+  p.one_x_scale = x_scales.numel() == 1 && p.m != 1;
+  p.x_scales = float_data(x_scales, "x_scales", p.one_x_scale ? 1 : p.m);
+}
+
+// x: e4m3 [m, k]. w: e4m3 [n, k]. x_scales: [m], [1] or [m, groups]; w_scales: [n] or, x's being in
+// groups, [n, groups]. bias: bf16 [n] or None. y: bf16 [m, n], or [m, n / 2] when gated: e4m3 where
+// y_scale, [1], is given, or y_scales [m, n / 256], which are written.
+void skinny_fp8_gemm(const TensorView& x, const TensorView& x_scales, const TensorView& w,
+                     const TensorView& w_scales, const std::optional<TensorView>& bias,
+                     const TensorView& y, bool gated, const std::optional<TensorView>& y_scale,
+                     const std::optional<TensorView>& y_scales, bool pdl,
+                     const std::array<int, 3>& shape, uint64_t stream) {
+  expect_fp8_gemm(x, w, bias, y, gated, y_scale.has_value() || y_scales.has_value());
+  expect(!(y_scale && y_scales), "scales of y are either written or given");
+  auto p = fp8_params<cuda::SkinnyFp8Params>(x, w, bias, y, pdl);
+  p.gated = gated;
+  p.grouped = w_scales.ndim == 2;
+  const int64_t groups = (x.dim(1) + kGroup - 1) / kGroup;
+  expect(p.grouped || p.m <= 64, "m must be at most 64 where w has a scale a row");
+  expect(!p.grouped || (x_scales.ndim == 2 && !y_scales && w_scales.dim(1) == groups),
+         "w_scales must be [n, ceil(k / 128)] only if x_scales are of groups, and y's are not");
+  expect(p.grouped || !gated || x_scales.ndim == 1, "a gated product takes a scale a row of x");
+  if (x_scales.ndim == 2) {
+    const GroupScales of_x = group_scales(x_scales, "x_scales", x.dim(0), groups);
+    p.x_scales = of_x.data;
+    p.x_scale_stride = of_x.stride;
+  } else {
+    set_row_scales(p, x_scales);
+  }
+  if (y_scales) {
+    expect(y.dim(1) % kGroup == 0, "y must have whole groups of 128 columns");
+    const GroupScales of_y = group_scales(*y_scales, "y_scales", y.dim(0), y.dim(1) / kGroup);
+    p.y_scales = of_y.data;
+    p.y_scale_stride = of_y.stride;
+  }
+  p.y_scale = y_scale ? float_data(*y_scale, "y_scale", 1) : nullptr;
+  p.w_scales = float_data(w_scales, "w_scales", w.dim(0) * (p.grouped ? groups : 1));
   p.row_groups = shape[0];
   p.split = shape[1];
   p.ctas = shape[2];
   check_cuda(cuda::skinny_fp8_gemm(p, as_stream(stream)), "skinny_fp8_gemm");
+}
+
+// x: e4m3 [m, k]. w: e4m3 [n, k]. x_scales: [m] or [1]; w_scales: [n]. y: bf16 [m, n].
+void wide_fp8_gemm(const TensorView& x, const TensorView& x_scales, const TensorView& w,
+                   const TensorView& w_scales, const std::optional<TensorView>& bias,
+                   const TensorView& y, bool pdl, const std::array<int, 4>& shape,
+                   uint64_t stream) {
+  expect_fp8_gemm(x, w, bias, y, false, false);
+  auto p = fp8_params<cuda::WideFp8Params>(x, w, bias, y, pdl);
+  set_row_scales(p, x_scales);
+  p.w_scales = float_data(w_scales, "w_scales", w.dim(0));
+  expect(is_aligned16(w_scales), "w_scales must be 16-byte aligned");
+  p.tile = shape[0];
+  p.split = shape[1];
+  p.ctas = shape[2];
+  p.stages = shape[3];
+  check_cuda(cuda::wide_fp8_gemm(p, as_stream(stream)), "wide_fp8_gemm");
 }
 
 }  // namespace
@@ -150,9 +201,12 @@ void bind_cuda_gemm(py::module_& m) {
         "y = x w^T + bias, or y += with `add`; shape = (tile, split, pair, rows of x), 0: chosen.");
   m.def(
       "cuda_skinny_fp8_gemm", &skinny_fp8_gemm, "x"_a, "x_scales"_a, "w"_a, "w_scales"_a, "bias"_a,
-      "y"_a, "gated"_a = false, "y_scale"_a = py::none(), "pdl"_a = false,
-      "shape"_a = std::array<int, 3>{0, 0, 0}, "stream"_a,
+      "y"_a, "gated"_a = false, "y_scale"_a = py::none(), "y_scales"_a = py::none(),
+      "pdl"_a = false, "shape"_a = std::array<int, 3>{0, 0, 0}, "stream"_a,
       "The same in e4m3, values being stored * scale; groups of 128 along k where scales are 2-d.");
+  m.def("cuda_wide_fp8_gemm", &wide_fp8_gemm, "x"_a, "x_scales"_a, "w"_a, "w_scales"_a, "bias"_a,
+        "y"_a, "pdl"_a = false, "shape"_a = std::array<int, 4>{0, 0, 0, 0}, "stream"_a,
+        "The same with one scale a row of w; shape = (tile, split, CTAs, stages), 0: chosen.");
 }
 
 }  // namespace srt::bind

@@ -62,6 +62,25 @@ inline float* float_data(const TensorView& t, const char* name, int64_t count) {
   return t.ptr<float>();
 }
 
+// Scales of groups of 128 values, float32 [rows, groups] on the device, where each group's come one
+// after the other and groups start at multiples of 32 bytes.
+struct GroupScales {
+  float* data;
+  int64_t stride;  // floats from a group to the next
+};
+inline GroupScales group_scales(const TensorView& t, const char* name, int64_t rows,
+                                int64_t groups) {
+  expect_arg(t.device == Device::kCuda && t.dtype == DType::kF32, name,
+             "must be float32 on the device");
+  expect_arg(t.ndim == 2 && t.dim(0) == rows && t.dim(1) == groups, name,
+             "must be [rows, ceil(k / 128)]");
+  const int64_t stride = groups > 1 ? t.step(1) : (rows + 7) / 8 * 8;
+  expect_arg((rows <= 1 || t.step(0) == 1) && stride % 8 == 0 && stride >= rows, name,
+             "must hold a group's scales side by side, groups at multiples of 8");
+  expect_arg(is_aligned16(t), name, "must be 16-byte aligned");
+  return {t.ptr<float>(), stride};
+}
+
 // A contiguous vector of `count` elements in x's dtype (a weight, a bias), 16-byte aligned.
 inline void* vector_data(const TensorView& t, const char* name, const TensorView& x,
                          int64_t count) {

@@ -47,7 +47,8 @@ __device__ __forceinline__ void store_fp8_row(const float (&values)[kVecs][kFp8L
     float scale = row_scale;
     if (to.grouped) {
       scale = fp8_scale(warp_max<kFp8Group / kFp8Lane>(largest[i]), to.limit);
-      if (at < width && at % kFp8Group == 0) to.scales[(row * width + at) / kFp8Group] = scale;
+      if (at < width && at % kFp8Group == 0)
+        to.scales[at / kFp8Group * to.group_stride + row] = scale;
     }
     if (at >= width) continue;
     const float inverse = 1.0f / scale;

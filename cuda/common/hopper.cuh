@@ -89,6 +89,16 @@ __device__ __forceinline__ void load_box(uint32_t smem, const CUtensorMap* map, 
       : "memory");
 }
 
+// `bytes` (a multiple of 16, as both addresses are) as they lie; `bar` counts them.
+__device__ __forceinline__ void load_bytes(uint32_t smem, const void* from, uint32_t bytes,
+                                           uint32_t bar) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(smem),
+      "l"(from), "r"(bytes), "r"(bar)
+      : "memory");
+}
+
 // Orders this thread's ordinary shared-memory accesses before later ones of the copy engine and of
 // wgmma.
 __device__ __forceinline__ void fence_async_proxy() {
@@ -147,6 +157,12 @@ __device__ __forceinline__ float4 load_remote(uint32_t address) {
                : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
                : "r"(address));
   return v;
+}
+
+__device__ __forceinline__ void store_remote(uint32_t address, float4 v) {
+  asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(v.x),
+               "f"(v.y), "f"(v.z), "f"(v.w)
+               : "memory");
 }
 
 // Barrier `id` among `threads` threads (id 0 is __syncthreads).

@@ -11,22 +11,27 @@ namespace srt::cuda {
 //          y bf16 [m, n] rows y_stride apart, or with `gated` y [m, n / 2] = silu(x Wg^T) * (x
 //          Wu^T) where Wg is the first half of w's rows and Wu the second.
 // Scales   value = stored * scale. Plain: x_scales [m], or one where one_x_scale; w_scales [n].
-//          In groups of 128 along k (`grouped`): x_scales [m, groups], w_scales [n, groups] with
-//          groups = ceil(k / 128).
-// Limits   1 <= m <= 128; n % 8 == 0 (gated: n % 16 == 0); k % 16 == 0; pointers 16-byte aligned.
+//          Where x_scale_stride is set, x has scales of groups of 128 along k, [ceil(k / 128)][m],
+//          groups x_scale_stride floats apart: a multiple of 8, at least m. `grouped`: w has them,
+//          too, [n, ceil(k / 128)]; a gated product takes both or none.
+// Limits   1 <= m <= 64 (grouped: 128); n % 8 == 0 (gated: n % 16 == 0); k % 16 == 0; pointers
+// 16-byte aligned.
 struct SkinnyFp8Params {
   const uint8_t* x;
   const float* x_scales;
   const uint8_t* w;
   const float* w_scales;
   const void* bias;
-  void* y;               // bf16; e4m3 where y_scale is set
-  const float* y_scale;  // gated only: y is stored as y / *y_scale in e4m3; null: bf16
+  void* y;               // bf16; e4m3 where y_scale or y_scales is set, which is for gated ones
+  const float* y_scale;  // y is stored as y / *y_scale; null: it is not
+  float* y_scales;       // written: [n / 256][m], a scale for each 128 columns of y; not `grouped`
   int m;
   int n;
   int k;
   int64_t x_stride;
   int64_t y_stride;  // elements of y
+  int64_t x_scale_stride;
+  int64_t y_scale_stride;  // of y_scales, as x_scale_stride
   bool one_x_scale;
   bool grouped;
   bool gated;

@@ -3,7 +3,6 @@
 
 namespace srt::cuda::skinny_fp8 {
 
-template cudaError_t run_rows<128>(const SkinnyFp8Params&, const Args&, int, int, cudaStream_t);
-template cudaError_t run_grouped<128>(const SkinnyFp8Params&, const Args&, int, cudaStream_t);
+template cudaError_t run_blocks<128>(const SkinnyFp8Params&, const Args&, int, cudaStream_t);
 
 }  // namespace srt::cuda::skinny_fp8

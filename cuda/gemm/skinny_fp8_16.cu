@@ -3,7 +3,10 @@
 
 namespace srt::cuda::skinny_fp8 {
 
-template cudaError_t run_rows<16>(const SkinnyFp8Params&, const Args&, int, int, cudaStream_t);
-template cudaError_t run_grouped<16>(const SkinnyFp8Params&, const Args&, int, cudaStream_t);
+template cudaError_t run_rows<16, Scales::kRows>(const SkinnyFp8Params&, const Args&, int, int,
+                                                 cudaStream_t);
+template cudaError_t run_rows<16, Scales::kGroups>(const SkinnyFp8Params&, const Args&, int, int,
+                                                   cudaStream_t);
+template cudaError_t run_blocks<16>(const SkinnyFp8Params&, const Args&, int, cudaStream_t);
 
 }  // namespace srt::cuda::skinny_fp8

@@ -33,29 +33,27 @@ struct WgmmaE4m3;
 
 #define SRT_FP8_R4 "%0, %1, %2, %3"
 #define SRT_FP8_R8 SRT_FP8_R4 ", %4, %5, %6, %7"
-#define SRT_FP8_R16 SRT_FP8_R8 ", %8, %9, %10, %11, %12, %13, %14, %15"
-#define SRT_FP8_R32                                                              \
-  SRT_FP8_R16                                                                    \
-  ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30," \
-  " %31"
-#define SRT_FP8_R64                                                              \
-  SRT_FP8_R32                                                                    \
-  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46," \
-  " %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define SRT_FP8_R12 SRT_FP8_R8 ", %8, %9, %10, %11"
+#define SRT_FP8_R16 SRT_FP8_R12 ", %12, %13, %14, %15"
+#define SRT_FP8_R24 SRT_FP8_R16 ", %16, %17, %18, %19, %20, %21, %22, %23"
+#define SRT_FP8_R32 SRT_FP8_R24 ", %24, %25, %26, %27, %28, %29, %30, %31"
 
 SRT_WGMMA_FP8(8, SRT_FP8_R4, "%4", "%5", "%6", SRT_FP8_ACC4(d, 0))
 SRT_WGMMA_FP8(16, SRT_FP8_R8, "%8", "%9", "%10", SRT_FP8_ACC4(d, 0), SRT_FP8_ACC4(d, 4))
+SRT_WGMMA_FP8(24, SRT_FP8_R12, "%12", "%13", "%14", SRT_FP8_ACC4(d, 0), SRT_FP8_ACC4(d, 4),
+              SRT_FP8_ACC4(d, 8))
 SRT_WGMMA_FP8(32, SRT_FP8_R16, "%16", "%17", "%18", SRT_FP8_ACC16(d, 0))
+SRT_WGMMA_FP8(48, SRT_FP8_R24, "%24", "%25", "%26", SRT_FP8_ACC16(d, 0), SRT_FP8_ACC4(d, 16),
+              SRT_FP8_ACC4(d, 20))
 SRT_WGMMA_FP8(64, SRT_FP8_R32, "%32", "%33", "%34", SRT_FP8_ACC16(d, 0), SRT_FP8_ACC16(d, 16))
-SRT_WGMMA_FP8(128, SRT_FP8_R64, "%64", "%65", "%66", SRT_FP8_ACC16(d, 0), SRT_FP8_ACC16(d, 16),
-              SRT_FP8_ACC16(d, 32), SRT_FP8_ACC16(d, 48))
 
 #undef SRT_WGMMA_FP8
 #undef SRT_FP8_R4
 #undef SRT_FP8_R8
+#undef SRT_FP8_R12
 #undef SRT_FP8_R16
+#undef SRT_FP8_R24
 #undef SRT_FP8_R32
-#undef SRT_FP8_R64
 #undef SRT_FP8_ACC4
 #undef SRT_FP8_ACC16
 

@@ -222,30 +222,6 @@ __device__ __forceinline__ void accumulate(float (&acc)[L::kN / 2], const Place&
   release<kPair>(p, empty + 8 * ((cursor - 1) % L::kStages));
 }
 
-// Lane q of a quad holds element q of four items: afterwards it holds the four elements of item q.
-__device__ __forceinline__ uint4 transpose_quad(const uint32_t (&v)[4]) {
-  const bool odd = threadIdx.x & 1;
-  const bool high = threadIdx.x & 2;
-  const uint32_t from1 = __shfl_xor_sync(0xffffffffu, odd ? v[0] : v[1], 1);
-  const uint32_t from3 = __shfl_xor_sync(0xffffffffu, odd ? v[2] : v[3], 1);
-  const uint32_t lo[2] = {odd ? from1 : v[0], odd ? v[1] : from1};
-  const uint32_t hi[2] = {odd ? from3 : v[2], odd ? v[3] : from3};
-  const uint32_t other0 = __shfl_xor_sync(0xffffffffu, high ? lo[0] : hi[0], 2);
-  const uint32_t other1 = __shfl_xor_sync(0xffffffffu, high ? lo[1] : hi[1], 2);
-  return high ? make_uint4(other0, other1, hi[0], hi[1]) : make_uint4(lo[0], lo[1], other0, other1);
-}
-
-template <typename T>
-__device__ __forceinline__ uint32_t pack(float lo, float hi) {
-  union {
-    uint32_t bits;
-    T values[2];
-  } out;
-  out.values[0] = static_cast<T>(lo);
-  out.values[1] = static_cast<T>(hi);
-  return out.bits;
-}
-
 // Writes eight neighbours of a row, all of which exist or none; `eight` is already rounded to T.
 template <typename T>
 __device__ __forceinline__ void store_rounded(const Args& a, uint4 eight, int row, int col) {
@@ -288,9 +264,9 @@ __device__ __forceinline__ void write_accumulators(const Args& a, float (&acc)[k
         lo += col < num_cols ? gemm::to_float(bias[0]) : 0.0f;
         hi += col < num_cols ? gemm::to_float(bias[1]) : 0.0f;
       }
-      v[i] = pack<T>(lo, hi);
+      v[i] = gemm::pack<T>(lo, hi);
     }
-    const uint4 eight = transpose_quad(v);
+    const uint4 eight = gemm::transpose_quad(v);
     const int my_row = row + q / 2 * 8;
     const int col = tile * kCols + 8 * (j + q % 2);
     if (my_row < rows && col < num_cols) store_rounded<T>(a, eight, first + my_row, col);

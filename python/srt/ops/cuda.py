@@ -20,7 +20,8 @@ MAX_SKINNY_ROWS = 128
 MAX_ALWAYS_SKINNY_ROWS = 64
 MAX_GATED_SKINNY_ROWS = 96
 MANY_ROWS = 128  # an expert; from here on torch's wgmma beats our mma.sync (docs/kernels.md)
-MAX_SKINNY_FP8_ROWS = 128
+MAX_FP8_ROWS, MAX_SKINNY_FP8_ROWS = 128, 64  # of our two fp8 products (docs/kernels.md)
+MAX_WIDE_FP8_OUT = 8192  # rows of W; above 64 rows of x cuBLAS wins beyond
 # Between the two row counts the skinny product wins for large weights alone (docs/kernels.md).
 MIN_LARGE_WEIGHT, MIN_LARGE_K = 30_000_000, 2048
 MAX_WIDE_ROWS, MIN_WIDE_WEIGHT = 384, 100_000_000  # the wide product's, above the skinny one's rows
@@ -176,8 +177,16 @@ def fp8_target(
     out = torch.empty(shape, dtype=torch.float8_e4m3fn, device=device)
     if kind == "tensor":
         return out, None
-    scale_shape = (shape[0], shape[1] // 128) if kind == "group" else (shape[0],)
-    return out, torch.empty(scale_shape, dtype=torch.float32, device=device)
+    if kind == "group":
+        return out, group_scales(shape[0], shape[1] // 128, device)
+    return out, torch.empty(shape[0], dtype=torch.float32, device=device)
+
+
+def group_scales(rows: int, groups: int, device: torch.device) -> Tensor:
+    """Float32 [rows, groups], uninitialised, a group's scales side by side for the products."""
+    padded = -(-rows // 8) * 8
+    scales = torch.empty((groups, padded), dtype=torch.float32, device=device)
+    return scales[:, :rows].t()
 
 
 @kernel(mutates=("out", "scales"))
@@ -240,29 +249,33 @@ def act_and_mul_to_fp8(
     )
 
 
-def is_skinny_fp8(x: Tensor) -> bool:
-    """Whether the skinny fp8 product takes x [M, K], and beats cuBLAS at it."""
-    return 0 < x.shape[0] <= MAX_SKINNY_FP8_ROWS and is_hopper(x.device)
+def takes_fp8_linear(x: Tensor, weight: Tensor, scales: Tensor) -> bool:
+    """Whether one of our fp8 products takes x [M, K] and W [N, K], and beats cuBLAS at it."""
+    rows = x.shape[0]
+    if rows == 0 or rows > MAX_FP8_ROWS or not is_hopper(x.device):
+        return False
+    return rows <= MAX_SKINNY_FP8_ROWS or scales.dim() == 2 or weight.shape[0] <= MAX_WIDE_FP8_OUT
+
+
+def takes_fp8_gated(x: Tensor, scales: Tensor) -> bool:
+    """The same of gate and up in one product."""
+    most = MAX_FP8_ROWS if scales.dim() == 2 else MAX_SKINNY_FP8_ROWS
+    return 0 < x.shape[0] <= most and is_hopper(x.device)
 
 
 def _fp8_linear_out(x: Tensor, _x_scales: Tensor, weight: Tensor, *_: object) -> Tensor:
     return torch.empty((x.shape[0], weight.shape[0]), dtype=torch.bfloat16, device=x.device)
 
 
-def _fp8_gated_out(
-    x: Tensor, _x_scales: Tensor, weight: Tensor, _scales: Tensor, y_scale: Tensor | None
-) -> Tensor:
-    dtype = torch.bfloat16 if y_scale is None else torch.float8_e4m3fn
-    return torch.empty((x.shape[0], weight.shape[0] // 2), dtype=dtype, device=x.device)
-
-
 @kernel(fake=_fp8_linear_out)
-def skinny_fp8_linear(
+def fp8_linear(
     x: Tensor, x_scales: Tensor, weight: Tensor, scales: Tensor, bias: Tensor | None
 ) -> Tensor:
     """(x xs) (W ws)^T + bias in bfloat16; x and W e4m3."""
     out = _fp8_linear_out(x, x_scales, weight)
-    native.cuda_skinny_fp8_gemm(
+    is_skinny = x.shape[0] <= MAX_SKINNY_FP8_ROWS or scales.dim() == 2
+    launch = native.cuda_skinny_fp8_gemm if is_skinny else native.cuda_wide_fp8_gemm
+    launch(
         x.view(torch.uint8),
         x_scales,
         weight.view(torch.uint8),
@@ -274,24 +287,52 @@ def skinny_fp8_linear(
     return out
 
 
-@kernel(fake=_fp8_gated_out)
-def skinny_fp8_gated(
-    x: Tensor, x_scales: Tensor, weight: Tensor, scales: Tensor, y_scale: Tensor | None
+def _fp8_gated_out(
+    x: Tensor, _x_scales: Tensor, weight: Tensor, _scales: Tensor, *_: object
 ) -> Tensor:
-    """silu(x Wg^T) * (x Wu^T), in bfloat16, or in e4m3 by the scale `y_scale` [1]."""
-    out = _fp8_gated_out(x, x_scales, weight, scales, y_scale)
+    return torch.empty((x.shape[0], weight.shape[0] // 2), dtype=torch.bfloat16, device=x.device)
+
+
+@kernel(fake=_fp8_gated_out)
+def fp8_gated(x: Tensor, x_scales: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
+    """silu(x Wg^T) * (x Wu^T) in bfloat16."""
+    out = _fp8_gated_out(x, x_scales, weight, scales)
     native.cuda_skinny_fp8_gemm(
         x.view(torch.uint8),
         x_scales,
         weight.view(torch.uint8),
         scales,
         None,
-        out if y_scale is None else out.view(torch.uint8),
+        out,
         gated=True,
-        y_scale=y_scale,
         **_launch(x),
     )
     return out
+
+
+@kernel(mutates=("out", "out_scales"))
+def fp8_gated_to_fp8(
+    x: Tensor,
+    x_scales: Tensor,
+    weight: Tensor,
+    scales: Tensor,
+    out: Tensor,
+    out_scales: Tensor | None,
+    given: Tensor | None,
+) -> None:
+    """The same into e4m3: `out_scales` [T, I / 128] is written, or `given` [1] is used."""
+    native.cuda_skinny_fp8_gemm(
+        x.view(torch.uint8),
+        x_scales,
+        weight.view(torch.uint8),
+        scales,
+        None,
+        out.view(torch.uint8),
+        gated=True,
+        y_scale=given,
+        y_scales=out_scales,
+        **_launch(x),
+    )
 
 
 def prepare_step(

@@ -20,17 +20,23 @@ from srt.ops.library import kernel
 
 FP8_MAX = 448.0
 GROUP = 128  # neighbouring values along the input side that share a scale, where there are groups
+# A CTA makes 128 columns: narrower products leave too many SMs idle, a pass of its own less so.
+MIN_GROUPED_WIDTH = 96 * GROUP
 _TINY = 1e-12  # keeps the scale of an all-zero row finite
 
 
 class Fp8Rows(NamedTuple):
-    """Rows in e4m3. scales: float32 [T]; [1], one for all; or [T, K / 128], one per group."""
+    """Rows in e4m3. scales: float32 [T]; [1], one for all; or [T, K / 128], one per group.
+
+    Those of groups lie group by group, as `cuda.group_scales` makes them.
+    """
 
     stored: Tensor
     scales: Tensor
 
 
 Rows = Tensor | Fp8Rows
+Kind = Literal["token", "group", "tensor"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +45,14 @@ class RowFormat:
 
     kind: "token": a scale per row; "group": one per row and 128 values; "tensor": `given`, [1].
     limit: scales per row cover magnitudes up to this one only; 0: all.
+    or_group: where kind is "token", scales per group may take its place: they say more, and a
+        product's epilogue can make them.
     """
 
-    kind: Literal["token", "group", "tensor"]
+    kind: Kind
     given: Tensor | None = None
     limit: float = 0.0
+    or_group: bool = False
 
 
 @cache
@@ -166,9 +175,9 @@ def linear_fp8(x: Rows, weight: Tensor, scales: Tensor, bias: Tensor | None = No
         if x.is_cuda:
             return F.linear(x, dequantize(weight, scales, x.dtype), bias)
         return cpu_linear_fp8(x, weight, scales, bias)
-    if cuda.is_skinny_fp8(x.stored):
-        return cuda.skinny_fp8_linear(x.stored, x.scales, weight, scales, bias)
-    if scales.dim() == 2:
+    if cuda.takes_fp8_linear(x.stored, weight, scales):
+        return cuda.fp8_linear(x.stored, x.scales, weight, scales, bias)
+    if x.scales.dim() == 2:
         wide = dequantize(*x, torch.bfloat16)
         return F.linear(wide, dequantize(weight, scales, torch.bfloat16), bias)
     return scaled_mm(x, weight, scales, bias)
@@ -194,8 +203,21 @@ def linear_act_mul(
 
     Comes in e4m3 as `to` says where that costs no pass of its own; else wide.
     """
-    if isinstance(x, Fp8Rows) and activation == "silu" and cuda.is_skinny_fp8(x.stored):
-        given = None if to is None else to.given
-        out = cuda.skinny_fp8_gated(x.stored, x.scales, weight, scales, given)
-        return out if given is None else Fp8Rows(out, given)
-    return act_and_mul(linear_fp8(x, weight, scales), activation, to)
+    if not (
+        isinstance(x, Fp8Rows) and activation == "silu" and cuda.takes_fp8_gated(x.stored, scales)
+    ):
+        return act_and_mul(linear_fp8(x, weight, scales), activation, to)
+    width = weight.shape[0] // 2
+    kind = None if to is None or scales.dim() == 2 else _epilogue_kind(to, width)
+    if to is None or kind is None:
+        return cuda.fp8_gated(x.stored, x.scales, weight, scales)
+    out, written = cuda.fp8_target((x.stored.shape[0], width), weight.device, kind)
+    cuda.fp8_gated_to_fp8(x.stored, x.scales, weight, scales, out, written, to.given)
+    return Fp8Rows(out, _written(written, to))
+
+
+def _epilogue_kind(to: RowFormat, width: int) -> Kind | None:
+    """How a gated product stores e4m3: its CTAs see 128 columns of a row, not all."""
+    if to.kind == "tensor":
+        return "tensor"
+    return "group" if to.or_group and width % GROUP == 0 and width >= MIN_GROUPED_WIDTH else None

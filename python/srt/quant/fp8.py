@@ -61,4 +61,9 @@ def row_format(
     """How activations go into an fp8 product; None: wide, as CPUs and older GPUs take them."""
     if quant.activations == "wide" or not has_fp8_units(device):
         return None
-    return RowFormat(quant.activations, input_scale, quant.activation_limit)
+    return RowFormat(
+        quant.activations,
+        input_scale,
+        quant.activation_limit,
+        or_group=quant.activations == "token" and not quant.in_checkpoint,
+    )
