@@ -292,7 +292,10 @@ def test_sentencepiece_on_any_tokens(
     tokenizer = load_sp(tmp_path_factory.mktemp("sp"), sp_model, {})
     assert_streams(tokenizer, ids)
     ours = tokenizer.decode(ids)
-    if "\ufffd" not in ours:  # the library shows broken bytes one by one
+    # The library shows broken bytes one by one, and keeps a first space that came as a byte, which
+    # the fast tokenizers take away like any other.
+    is_byte_first = ids[:1] == [processor.piece_to_id("<0x20>")]
+    if "\ufffd" not in ours and not is_byte_first:
         assert ours == processor.decode(ids)
 
 
