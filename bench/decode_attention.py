@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench._replay import replay_us
 from bench.record import Record, write
 from bench.roofline import H100
 from srt.core import native
@@ -22,7 +23,6 @@ from srt.ops import message as msg
 
 PAGE_SIZE = 64
 LAUNCHES = 20  # in a graph
-REPLAYS = 7
 OFF_SEQS, SEQ_WORDS, TOTAL_WORDS = msg.HEADER_WORDS, 8, 15
 
 
@@ -131,7 +131,7 @@ def measure(case: Case, setup: Setup, *, once: bool, weight: float) -> tuple[flo
     workspace = torch.zeros(grid.workspace_bytes, dtype=torch.uint8, device="cuda")
     out = torch.empty_like(setup.q)
 
-    def launch() -> None:
+    def launch(_: int) -> None:
         native.cuda_decode_attention(
             setup.q,
             setup.k,
@@ -146,21 +146,8 @@ def measure(case: Case, setup: Setup, *, once: bool, weight: float) -> tuple[flo
             stream=torch.cuda.current_stream().cuda_stream,
         )
 
-    launch()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(LAUNCHES):
-            launch()
-    samples = []
-    for _ in range(REPLAYS + 1):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        samples.append(1e3 * begin.elapsed_time(end) / LAUNCHES)
-    return statistics.median(samples[1:]), samples[1:]
+    samples = replay_us(launch, LAUNCHES)
+    return statistics.median(samples), samples
 
 
 def main() -> None:

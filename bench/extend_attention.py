@@ -16,11 +16,12 @@ from pathlib import Path
 
 import torch
 
+from bench._replay import replay_us
 from bench.record import Record, write
 from bench.roofline import H100
 from srt.core import native
 
-LAUNCHES, REPLAYS = 5, 7
+LAUNCHES = 5  # in a graph
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def cases() -> list[Case]:
     return [replace(shape, page_size=p, in_runs=r) for shape in SHAPES for p, r in variants]
 
 
-def make_launch(case: Case) -> Callable[[], None]:
+def make_launch(case: Case) -> Callable[[int], None]:
     """The case on the device: a call that plans nothing and launches the kernel once."""
     length = case.cached + case.new
     pages_each = -(-length // case.page_size)
@@ -99,7 +100,7 @@ def make_launch(case: Case) -> Callable[[], None]:
     )
     out = torch.empty_like(q)
 
-    def launch() -> None:
+    def launch(_: int) -> None:
         native.cuda_extend_attention(
             q,
             k,
@@ -117,25 +118,6 @@ def make_launch(case: Case) -> Callable[[], None]:
     return launch
 
 
-def sample(launch: Callable[[], None]) -> list[float]:
-    """Seconds of a launch, by replay of a graph of several."""
-    launch()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(LAUNCHES):
-            launch()
-    samples = []
-    for _ in range(REPLAYS + 1):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        samples.append(1e-3 * begin.elapsed_time(end) / LAUNCHES)
-    return samples[1:]
-
-
 def main() -> None:
     """Time all cases."""
     ap = argparse.ArgumentParser(description=__doc__)
@@ -144,7 +126,7 @@ def main() -> None:
     args = ap.parse_args()
     records = []
     for case in cases():
-        rates = [case.flops / s * 1e-12 for s in sample(make_launch(case))]
+        rates = [case.flops / us * 1e-6 for us in replay_us(make_launch(case), LAUNCHES)]
         records.append(
             Record(
                 case.label,

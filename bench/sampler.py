@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from bench._replay import replay_us
 from bench.record import Record, write
 from bench.roofline import H100
 from srt import ops
@@ -19,7 +20,7 @@ from srt.batch import StepBuffers
 from srt.ops import message as msg
 
 PAGE_SIZE, HISTORY = 64, 1024
-COLD_BYTES, LAUNCHES, REPLAYS = 150e6, 20, 7
+COLD_BYTES, LAUNCHES = 150e6, 20
 SAMPLING_WORDS = 16
 KINDS: dict[str, tuple[int, int, float, float]] = {  # flags, top_k, top_p, frequency penalty
     "greedy": (msg.FLAG_GREEDY, -1, 1.0, 0.0),
@@ -76,23 +77,10 @@ def measure(rows: int, vocab: int, kind: str, *, known: bool) -> Record:
             bitmask=None,
         )
 
-    launch(0)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for i in range(LAUNCHES):
-            launch(i)
-    samples = []
-    for _ in range(REPLAYS + 1):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        samples.append(1e3 * begin.elapsed_time(end) / LAUNCHES)
+    samples = replay_us(launch, LAUNCHES)
     name = f"{rows} x {vocab} {kind}{'' if known else ', unknown'}"
     limit = rows * vocab * 2 / (H100.read_gb_s * 1e3)
-    return Record(name, {}, statistics.median(samples[1:]), "us", limit, samples=samples[1:])
+    return Record(name, {}, statistics.median(samples), "us", limit, samples=samples)
 
 
 def main() -> None:
