@@ -11,6 +11,7 @@ import transformers
 
 from engine.driver import random_prompts
 from engine.test_embedding import POOL, write_modules
+from engine.test_gpu_engine import SMALL_POOL
 from srt.llm import Engine
 from srt.tiny import make_hf_model
 
@@ -24,7 +25,6 @@ SHAPE = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 1024,
 }
-POOL_SHARE: dict[str, Any] = {"mem_fraction_static": 0.2}  # other tests may run beside these
 PROMPTS = random_prompts(60, 400, 320, seed=2)
 
 
@@ -63,7 +63,7 @@ def test_vectors_are_as_good_as_transformers(tmp_path: Path, pooling: str, causa
     write(tmp_path, pooling, causal=causal)
     settings: dict[str, Any] = {"chunked_prefill_size": 256, "skip_tokenizer_init": True}
     with Engine(
-        model_path=str(tmp_path), device=DEVICE, is_embedding=True, **POOL_SHARE, **settings
+        model_path=str(tmp_path), device=DEVICE, is_embedding=True, **SMALL_POOL, **settings
     ) as engine:
         found = [engine.encode(input_ids=PROMPTS) for _ in range(2)][1]
     assert_as_good(tmp_path, pooling, found)
@@ -74,7 +74,7 @@ def test_a_generating_engine_embeds_between_its_graphs(tmp_path: Path) -> None:
     write(tmp_path, "lasttoken", causal=True)
     params = {"temperature": 0, "max_new_tokens": 200, "ignore_eos": True}
     with Engine(
-        model_path=str(tmp_path), device=DEVICE, skip_tokenizer_init=True, **POOL_SHARE
+        model_path=str(tmp_path), device=DEVICE, skip_tokenizer_init=True, **SMALL_POOL
     ) as engine:
         stream = engine.generate(input_ids=PROMPTS[:8], sampling_params=params, stream=True)
         next(stream)

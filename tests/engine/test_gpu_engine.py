@@ -44,6 +44,8 @@ SHAPES: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 2048,
     },
 }
+# Several test processes share a GPU: nobody may take what is free.
+SMALL_POOL: dict[str, Any] = {"max_total_tokens": 65536}
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "no_graph": {"disable_cuda_graph": True},
@@ -108,13 +110,9 @@ def make_prompts(count: int) -> list[list[int]]:
 def test_greedy_tokens_are_the_models(checkpoint: Path, judge: Judge, variant: str) -> None:
     prompts = make_prompts(24)
     params = {"temperature": 0, "max_new_tokens": 40, "ignore_eos": True}
-    settings = {"max_running_requests": 16, **VARIANTS[variant]}
+    settings = {"max_running_requests": 16, **SMALL_POOL, **VARIANTS[variant]}
     with Engine(
-        model_path=str(checkpoint),
-        skip_tokenizer_init=True,
-        mem_fraction_static=0.2,
-        random_seed=0,
-        **settings,
+        model_path=str(checkpoint), skip_tokenizer_init=True, random_seed=0, **settings
     ) as engine:
         for _ in range(2):  # the second round hits the prefix cache
             results = engine.generate(input_ids=prompts, sampling_params=params)
@@ -151,8 +149,8 @@ def test_a_long_shared_prefix_gives_the_models_tokens(
         model_path=str(checkpoint),
         skip_tokenizer_init=True,
         max_running_requests=16,
-        mem_fraction_static=0.2,
         random_seed=0,
+        **SMALL_POOL,
         **settings,
     ) as engine:
         results = engine.generate(input_ids=prompts, sampling_params=params)
@@ -180,8 +178,8 @@ def test_fp8_kv_stays_near(checkpoint: Path) -> None:
             model_path=str(checkpoint),
             skip_tokenizer_init=True,
             max_running_requests=16,
-            mem_fraction_static=0.2,
             kv_cache_dtype=kind,
+            **SMALL_POOL,
         ) as engine:
             results = engine.generate(
                 input_ids=prompts, sampling_params=params, return_logprob=True, logprob_start_len=0

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from engine.test_gpu_engine import Judge, make_prompts
+from engine.test_gpu_engine import SMALL_POOL, Judge, make_prompts
 from srt.llm import Engine
 from srt.tiny import write_tiny
 
@@ -40,8 +40,8 @@ def test_greedy_tokens_are_the_models(
         model_path=str(tmp_path),
         skip_tokenizer_init=True,
         max_running_requests=16,
-        mem_fraction_static=0.2,
         random_seed=0,
+        **SMALL_POOL,
         **settings,
     ) as engine:
         for _ in range(2):  # the second round hits the prefix cache
