@@ -158,9 +158,16 @@ def resolve_dtype(requested: str, checkpoint: str, device_type: str) -> str:
     auto on a GPU: bfloat16 checkpoints run in bfloat16, others in float16. auto on a CPU: bfloat16
     stays, others run in float32, since CPUs have no fast float16 arithmetic and bfloat16 would
     drop three bits of a float16 weight.
+
+    Raises:
+        ConfigError: no such dtype, or none that the device runs.
     """
     alias = {"half": "float16", "float": "float32"}
     name = alias.get(requested, requested)
+    if name == "float32" and device_type == "cuda":
+        raise ConfigError(
+            f"--dtype {requested}: GPUs run bfloat16 and float16; --device cpu runs it"
+        )
     if name in DTYPES:
         return name
     if name != "auto":

@@ -1,4 +1,4 @@
-"""Experts and latent attention on a GPU: greedy tokens against transformers, graphs and chunks."""
+"""Experts, latent attention and narrow heads on a GPU: greedy tokens are the model's."""
 
 from __future__ import annotations
 
@@ -25,6 +25,10 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("MixtralForCausalLM", {"head_dim": 64}, {"dtype": "float16"}),
     ("Qwen2MoeForCausalLM", {"hidden_size": 256}, {}),
     ("Qwen3MoeForCausalLM", {"head_dim": 64, "num_experts": 64, "num_experts_per_tok": 8}, {}),
+    # Heads of 16, 24 and 32, which no kernel takes: padded.
+    ("LlamaForCausalLM", {}, {}),
+    ("Qwen3ForCausalLM", {}, {"disable_cuda_graph": True, "page_size": 1}),
+    ("Gemma2ForCausalLM", {}, {}),
 ]
 
 

@@ -152,7 +152,7 @@ def test_missing_and_broken_files(tmp_path: Path) -> None:
         ("auto", "bfloat16", "cpu", "bfloat16"),
         ("auto", "float16", "cpu", "float32"),
         ("half", "float32", "cpu", "float16"),
-        ("float", "bfloat16", "cuda", "float32"),
+        ("float", "bfloat16", "cpu", "float32"),
         ("bfloat16", "float32", "cuda", "bfloat16"),
     ],
 )
@@ -163,3 +163,8 @@ def test_dtype_rule(requested: str, checkpoint: str, device: str, dtype: str) ->
 def test_unknown_dtype_is_refused() -> None:
     with pytest.raises(ConfigError, match="--dtype int8 is not one of"):
         resolve_dtype("int8", "float16", "cuda")
+
+
+def test_float32_is_refused_on_a_gpu() -> None:
+    with pytest.raises(ConfigError, match="--dtype float: GPUs run bfloat16 and float16"):
+        resolve_dtype("float", "float32", "cuda")

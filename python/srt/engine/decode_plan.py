@@ -16,18 +16,18 @@ from srt.layers.attention import Attention, LatentAttention
 log = logging.getLogger(__name__)
 
 
-def decode_kinds(model: nn.Module) -> set[DecodeKind]:
+def decode_kinds(model: nn.Module, head_dim: int) -> set[DecodeKind]:
     """The kinds of a model's attention layers that the decode kernel takes.
 
     Decodes of any other layer run as extends of one token.
+
+    head_dim: of the pool.
     """
     kinds = set()
     for layer in model.modules():
         if isinstance(layer, Attention):
             spec = layer.spec
-            kinds.add(
-                DecodeKind(spec.num_heads, spec.num_kv_heads, spec.head_dim, spec.window_left)
-            )
+            kinds.add(DecodeKind(spec.num_heads, spec.num_kv_heads, head_dim, spec.window_left))
         elif isinstance(layer, LatentAttention):
             kinds.add(DecodeKind(layer.spec.num_heads, 1, layer.spec.head_dim, -1))
     taken = {

@@ -133,7 +133,7 @@ def start_rank(
     fmt = KvFormat.of(settings.kv_cache_dtype, dtype)
     limits = make_limits(settings, model.config, device)
     sizes = _graph_sizes(settings, model.config, limits, device)
-    planner = make_planner(model, dtype, fmt.name, device)
+    planner = make_planner(model, fmt.name, device)
     with report.phase("run trial steps"):
         steps = measure_steps(model, limits, fmt, device, sizes, planner)
     bytes_per_page = page_bytes(model.kv_spec, limits.page_size, fmt)
@@ -354,17 +354,11 @@ def _load(
     return model, dtype, source
 
 
-def make_planner(
-    model: Decoder, dtype: torch.dtype, kv_format: str, device: torch.device
-) -> DecodePlanner | None:
+def make_planner(model: Decoder, kv_format: str, device: torch.device) -> DecodePlanner | None:
     """The planner of the decode attention, where the device has a kernel for the model."""
-    if (
-        device.type != "cuda"
-        or model.lm_head is None
-        or dtype not in (torch.bfloat16, torch.float16)
-    ):
+    if device.type != "cuda" or model.lm_head is None:
         return None
-    kinds = decode_kinds(model)
+    kinds = decode_kinds(model, model.kv_spec.head_dim)
     return DecodePlanner(kinds, kv_format, device) if kinds else None
 
 

@@ -49,7 +49,9 @@ class Decoder(nn.Module, ABC):
     def __init__(self, config: ModelConfig, build: Build) -> None:
         super().__init__()
         self.config = config
-        self.kv_spec = kv_spec(config, build.tp.size, build.tp.rank)
+        self.kv_spec = kv_spec(
+            config, build.tp.size, build.tp.rank, ops.attention_head_dims(build.device)
+        )
         self.embed = VocabParallelEmbedding(config.vocab_size, config.hidden_size, build)
         self.norm = make_norm(config, build)
         self.lm_head: LmHead | None = None

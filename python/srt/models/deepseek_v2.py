@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from srt import ops
 from srt.batch import ForwardBatch
 from srt.core import native
+from srt.errors import LoadError
 from srt.layers.attention import LatentAttention, LatentSpec
 from srt.layers.build import Build, even_share
 from srt.layers.linear import ColumnParallel, Replicated, RowParallel
@@ -98,11 +99,11 @@ class DeepseekV2Attention(nn.Module):
 
 
 def check_latent(mla: MlaConfig, build: Build) -> None:
-    """Raises ValueError for sizes that the device's attention kernel does not have."""
+    """Raises LoadError for sizes that the device's attention kernel does not have."""
     if build.device.type != "cuda" or (mla.kv_rank, mla.rope_dim) == native.LATENT_DIMS:
         return
     kv_rank, rope_dim = native.LATENT_DIMS
-    raise ValueError(
+    raise LoadError(
         f"latent attention on CUDA takes kv_lora_rank {kv_rank} and qk_rope_head_dim {rope_dim}, "
         f"not {mla.kv_rank} and {mla.rope_dim}"
     )

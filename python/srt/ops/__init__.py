@@ -5,12 +5,13 @@ Those of a decoder layer have a torch.library registration, which torch.compile 
 
 from srt.ops import activation, attention, compiled, kv, norm
 from srt.ops import linear as _linear
+from srt.ops.attention import attention_head_dims
 from srt.ops.kv import rotary, store_kv
 from srt.ops.latent import latent_attention, store_latent
 from srt.ops.library import traced
 from srt.ops.linear import head_linear
 from srt.ops.moe import experts_mlp, route
-from srt.ops.norm import HeadNorms
+from srt.ops.norm import HeadNorms, norm_heads
 from srt.ops.sampling import sample, token_logprobs, top_logprobs
 from srt.ops.step import prepare_step
 
@@ -29,6 +30,7 @@ softcap = traced(activation.softcap, compiled.softcap)
 __all__ = [
     "HeadNorms",
     "add_rms_norm",
+    "attention_head_dims",
     "embedding",
     "experts_mlp",
     "gelu_and_mul",
@@ -37,6 +39,7 @@ __all__ = [
     "layer_norm",
     "linear",
     "linear_silu_mul",
+    "norm_heads",
     "paged_attention",
     "prepare_step",
     "rms_norm",

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from srt.core import native
 from srt.ops import cuda
-from srt.ops.norm import HeadNorms, rms_norm
+from srt.ops.norm import HeadNorms, norm_heads
 
 
 class NormArguments(TypedDict, total=False):
@@ -29,14 +29,6 @@ def _arguments(norms: HeadNorms | None) -> NormArguments:
         "norm_eps": norms.eps,
         "norm_offset": norms.offset,
     }
-
-
-def _norm_heads(q: Tensor, k: Tensor, norms: HeadNorms | None) -> None:
-    """In place, where there are any."""
-    if norms is None:
-        return
-    for x, weight in ((q, norms.q), (k, norms.k)):
-        rms_norm(x, weight, norms.eps, weight_offset=norms.offset, out=x)
 
 
 def rotary(
@@ -62,7 +54,7 @@ def rotary(
     if q.is_cuda:
         cuda.rotary(q, k, positions, cos_sin, interleaved=interleaved, **_arguments(head_norms))
     else:
-        _norm_heads(q, k, head_norms)
+        norm_heads(q, k, head_norms)
         native.cpu_rotary(q, k, positions, cos_sin, interleaved)
 
 
@@ -131,7 +123,7 @@ def rotary_store_kv(  # noqa: PLR0913
             **_arguments(head_norms),
         )
         return
-    _norm_heads(q, k, head_norms)
+    norm_heads(q, k, head_norms)
     native.cpu_rotary_store_kv(
         q,
         k,

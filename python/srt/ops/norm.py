@@ -45,6 +45,14 @@ def rms_norm(
     return out
 
 
+def norm_heads(q: Tensor, k: Tensor, norms: HeadNorms | None) -> None:
+    """Norms every head of q [T, Hq, D] and k [T, Hk, D] in place, where there are norms."""
+    if norms is None:
+        return
+    for x, weight in ((q, norms.q), (k, norms.k)):
+        rms_norm(x, weight, norms.eps, weight_offset=norms.offset, out=x)
+
+
 def add_rms_norm(
     x: Tensor, residual: Tensor, weight: Tensor, eps: float, *, weight_offset: float = 0.0
 ) -> Tensor:
