@@ -1,5 +1,6 @@
 # make serve   install, build, fetch SmolLM2-135M-Instruct and serve it on port 30000
 # make test    lint, C++ unit tests (ASan + UBSan), Python tests; GPU tests too where a GPU is visible
+# make test-gpu  the tests that need a GPU alone, in 8 processes that share it: minutes
 # make sanitize  kernel tests under compute-sanitizer (memcheck, racecheck); needs a GPU
 # make lint    formatters, linters and type checkers alone
 # make bench   the benchmarks of this machine
@@ -13,7 +14,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 CPP_TESTS := build/cpp-tests
 
-.PHONY: serve test lint bench build pytest ctest sanitize format clean
+.PHONY: serve test lint bench build pytest ctest test-gpu sanitize format clean
 
 serve: build $(MODEL)/config.json
 	$(BIN)/srt-server --model-path $(MODEL) --port $(PORT) $(ARGS)
@@ -47,6 +48,10 @@ ctest: $(VENV)/.installed
 
 pytest: build $(MODEL)/config.json
 	SRT_TEST_MODEL=$(abspath $(MODEL)) $(BIN)/pytest -q
+
+# One thread each, or 8 references on the CPU would start a thread a core.
+test-gpu: build
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 8 -m gpu
 
 sanitize: build
 	PYTHON=$(abspath $(BIN))/python tests/sanitize.sh
