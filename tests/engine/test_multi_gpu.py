@@ -47,6 +47,8 @@ def run(checkpoint: Path, **settings: Any) -> tuple[list[list[int]], list[list[i
         for _ in range(2):  # the second round hits the prefix cache
             results = engine.generate(input_ids=prompts, sampling_params=params)
         state = engine.state()
+        processes = engine._client._processes
+    assert [p.wait(0) for p in processes] == [0] * len(processes)  # ended by themselves
     return prompts, [r["token_ids"] for r in results], state
 
 

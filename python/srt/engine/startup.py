@@ -56,6 +56,7 @@ from srt.weights.loader import load_weights
 log = logging.getLogger(__name__)
 
 MAX_WARM_UP_TOKENS = 2048
+NUM_TRIAL_GRAPHS = 8
 
 
 @dataclass(slots=True)
@@ -135,7 +136,7 @@ def start_rank(
     sizes = _graph_sizes(settings, model.config, limits, device)
     planner = make_planner(model, fmt.name, device)
     with report.phase("run trial steps"):
-        steps = measure_steps(model, limits, fmt, device, sizes, planner)
+        steps = measure_steps(model, limits, fmt, device, sizes, planner, tp)
     bytes_per_page = page_bytes(model.kv_spec, limits.page_size, fmt)
     budget = pool_budget_bytes(settings, device, steps, num_local_ranks)
     num_pages = num_pool_pages(settings, budget, bytes_per_page, tp)
@@ -269,6 +270,7 @@ def measure_steps(
     device: torch.device,
     sizes: list[int],
     planner: DecodePlanner | None,
+    tp: TensorParallel,
 ) -> StepMemory:
     """Runs the largest steps over a scratch pool and takes the peaks (CPU: nothing is measured).
 
@@ -295,12 +297,36 @@ def measure_steps(
         worker.launch(shape)
         worker.result()
         graphs = torch.cuda.max_memory_allocated(device) - between
-        graphs += (len(sizes) + len(EXTEND_BUCKET_TOKENS)) * CUDA_GRAPH_BYTES
+        each = CUDA_GRAPH_BYTES
+        if tp.size > 1:
+            each = max(each, measure_graph(worker, sizes, device))
+        log.debug("%.1f MiB of the driver's memory for a graph", each / (1 << 20))
+        graphs += (len(sizes) + len(EXTEND_BUCKET_TOKENS)) * each
     warm_up_prompts(worker)
     worker.close()
     del worker, state, kv
     gc.collect()
     return StepMemory(torch.cuda.memory_reserved(device) - before, graphs)
+
+
+def measure_graph(worker: Worker, sizes: list[int], device: torch.device) -> int:
+    """Bytes that the driver and NCCL keep for one captured step, beside what torch allocates.
+
+    Every size runs once before: NCCL connects its ranks anew for some sizes of message, which takes
+    memory too. The page table must be zero.
+    """
+    runner = worker.runner
+    runner.write_empty_message()
+    with torch.inference_mode():
+        for size in reversed(sizes):
+            runner.run_decode(size)
+    torch.cuda.synchronize(device)
+    trial = sizes[:NUM_TRIAL_GRAPHS]  # the smallest: the number of kernels decides
+    before = free_bytes(device) + torch.cuda.memory_reserved(device)
+    runner.capture(trial, [])
+    torch.cuda.synchronize(device)
+    taken = before - free_bytes(device) - torch.cuda.memory_reserved(device)
+    return max(0, taken) // len(trial)
 
 
 def warm_up_prompts(worker: Worker) -> None:

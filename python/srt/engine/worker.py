@@ -154,11 +154,15 @@ class Worker:
             self._thread.submit(function).result()
 
     def close(self) -> None:
-        """Waits for what is in flight and ends the forward thread."""
+        """Waits for what is in flight; ends the forward thread, or lets go of the graphs.
+
+        Ranks cannot leave their group while a graph holds its calls: that would wait for ever.
+        """
         if self._thread is not None:
             self._thread.shutdown(wait=True)
-        else:
-            torch.cuda.synchronize(self._device)
+            return
+        torch.cuda.synchronize(self._device)
+        self.runner.graphs = self.runner.extend_graphs = None
 
     @torch.inference_mode()
     def _run_on_host(self, shape: StepShape, turn: int, masks: GetMasks | None) -> StepResult:
