@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from srt.errors import LoadError
 from srt.model_config import ModelConfig
 
+GPU_HEAD_DIMS = (64, 80, 96, 128, 256)  # that attention kernels take, for prompts and decodes
+
 
 @dataclass(frozen=True, slots=True)
 class KvSpec:

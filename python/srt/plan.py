@@ -18,6 +18,7 @@ from srt.engine_sizes import (
     CUDA_SLACK_BYTES,
     DEFAULT_MAX_RUNNING,
     EXTEND_BUCKET_TOKENS,
+    NCCL_CALL_BYTES,
     PAGE_TABLE_CAP_BYTES,
     TOKENS_PER_ROW,
     graph_sizes,
@@ -26,7 +27,7 @@ from srt.errors import ConfigError, LoadError
 from srt.families import load_model_config
 from srt.footprint import activation_values, indivisible, weight_counts, widened_values
 from srt.hub import HubOptions, resolve_model
-from srt.kv_spec import kv_spec
+from srt.kv_spec import GPU_HEAD_DIMS, kv_spec
 from srt.model_config import ModelConfig, resolve_dtype
 from srt.safetensors_header import read_folder
 
@@ -124,7 +125,7 @@ def make_budget(config: ModelConfig, dtype: str, choice: Choice, gpu_bytes: int)
     tp = choice.tp_size
     weights = weight_counts(config, tp).num_bytes(itemsize, fp8=choice.fp8)
     kv_itemsize = itemsize if choice.kv_cache_dtype == "auto" else 1
-    per_token = kv_spec(config, tp, tp - 1).values_per_token * kv_itemsize
+    per_token = kv_spec(config, tp, tp - 1, GPU_HEAD_DIMS).values_per_token * kv_itemsize
     row_bytes = 4 * -(-choice.context_len // choice.page_size)
     max_running = choice.max_running or min(
         DEFAULT_MAX_RUNNING["cuda"], max(1, PAGE_TABLE_CAP_BYTES // row_bytes)
@@ -154,7 +155,8 @@ def step_bytes(
         activations += widened_values(config) // choice.tp_size * itemsize
     graphs = max_running * per_token + gathered * logits
     num_graphs = len(graph_sizes(max_running)) + len(EXTEND_BUCKET_TOKENS)
-    return activations, graphs + num_graphs * CUDA_GRAPH_BYTES
+    calls = 2 * config.num_layers + 2 if choice.tp_size > 1 else 0
+    return activations, graphs + num_graphs * (CUDA_GRAPH_BYTES + calls * NCCL_CALL_BYTES)
 
 
 def problem(config: ModelConfig, budget: Budget, choice: Choice) -> str:

@@ -12,7 +12,7 @@ from kernels.test_ops_attention import Case, make_batch
 from srt.batch import KvPool
 from srt.errors import LoadError
 from srt.families import load_model_config
-from srt.kv_spec import kv_spec
+from srt.kv_spec import GPU_HEAD_DIMS, kv_spec
 from srt.layers.attention import Attention, AttentionSpec
 from srt.ops import HeadNorms
 from srt.tiny import write_tiny
@@ -61,7 +61,7 @@ def test_the_pool_takes_the_next_width(tmp_path: Path, head_dim: int, width: int
     write_tiny(tmp_path, head_dim=head_dim)
     config = load_model_config(tmp_path)
     assert kv_spec(config, 1, 0).head_dim == head_dim
-    spec = kv_spec(config, 1, 0, (64, 80, 96, 128, 256))
+    spec = kv_spec(config, 1, 0, GPU_HEAD_DIMS)
     assert (spec.head_dim, spec.v_head_dim) == (width, width)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from srt import ops
 from srt.batch import ForwardBatch
-from srt.kv_spec import kv_spec
+from srt.kv_spec import GPU_HEAD_DIMS, kv_spec
 from srt.layers.build import Build, lay_out
 from srt.layers.embedding import LmHead, VocabParallelEmbedding
 from srt.layers.linear import Replicated
@@ -49,9 +49,8 @@ class Decoder(nn.Module, ABC):
     def __init__(self, config: ModelConfig, build: Build) -> None:
         super().__init__()
         self.config = config
-        self.kv_spec = kv_spec(
-            config, build.tp.size, build.tp.rank, ops.attention_head_dims(build.device)
-        )
+        head_dims = GPU_HEAD_DIMS if build.device.type == "cuda" else ()
+        self.kv_spec = kv_spec(config, build.tp.size, build.tp.rank, head_dims)
         self.embed = VocabParallelEmbedding(config.vocab_size, config.hidden_size, build)
         self.norm = make_norm(config, build)
         self.lm_head: LmHead | None = None

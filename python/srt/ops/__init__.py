@@ -5,7 +5,6 @@ Those of a decoder layer have a torch.library registration, which torch.compile 
 
 from srt.ops import activation, attention, compiled, kv, norm
 from srt.ops import linear as _linear
-from srt.ops.attention import attention_head_dims
 from srt.ops.kv import rotary, store_kv
 from srt.ops.latent import latent_attention, store_latent
 from srt.ops.library import traced
@@ -30,7 +29,6 @@ softcap = traced(activation.softcap, compiled.softcap)
 __all__ = [
     "HeadNorms",
     "add_rms_norm",
-    "attention_head_dims",
     "embedding",
     "experts_mlp",
     "gelu_and_mul",

@@ -9,13 +9,6 @@ from srt.batch import DecodeKind, ForwardBatch
 from srt.core import native
 from srt.ops.cuda import extend_plan, is_hopper
 
-HEAD_DIMS = (64, 80, 96, 128, 256)  # of the kernels for prompts and for decodes
-
-
-def attention_head_dims(device: torch.device) -> tuple[int, ...]:
-    """The widths of heads, ascending, that `paged_attention` takes on the device; (): any."""
-    return HEAD_DIMS if device.type == "cuda" else ()
-
 
 def paged_attention(  # noqa: PLR0913
     q: Tensor,
