@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.record import Record, write
-from bench.roofline import H100, Model, decode_step_seconds, offline_seconds, seconds
+from bench.roofline import H100, Ceilings, Model, decode_step_seconds, offline_seconds, seconds
 from bench.shapes import SHAPES, write_shape
 from srt.llm import Engine
 
@@ -42,11 +42,12 @@ def s2_requests(n: int) -> tuple[list[list[int]], list[int]]:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """One engine under test and the roofline of its model."""
+    """One engine under test and the roofline of its model on its GPUs."""
 
     engine: Engine
     name: str
     model: Model
+    chip: Ceilings
     fp8: bool
     repeat: int
     warmup: int
@@ -82,8 +83,10 @@ class Bench:
         prefill = statistics.median(first)
         step = (statistics.median(whole) - prefill) / (n_out - 1)
         contexts = [[n_in + i] * batch for i in range(1, n_out)]
-        limits = [decode_step_seconds(self.model, H100, c, fp8=self.fp8) for c in contexts]
-        prompt = seconds(self.model.step([n_in] * batch, [n_in] * batch, batch), H100, fp8=self.fp8)
+        limits = [decode_step_seconds(self.model, self.chip, c, fp8=self.fp8) for c in contexts]
+        prompt = seconds(
+            self.model.step([n_in] * batch, [n_in] * batch, batch), self.chip, fp8=self.fp8
+        )
         case = {"batch": batch, "in": n_in, "out": n_out, "shape": self.name}
         label = f"{self.name} S1 ({batch},{n_in},{n_out})"
         return [
@@ -104,7 +107,7 @@ class Bench:
         prompts, outs = s2_requests(n)
         spans = self.times(lambda _: s2_requests(n))
         lens = [(len(p), o) for p, o in zip(prompts, outs, strict=True)]
-        limit = sum(outs) / offline_seconds(self.model, H100, lens, fp8=self.fp8)
+        limit = sum(outs) / offline_seconds(self.model, self.chip, lens, fp8=self.fp8)
         value = sum(outs) / statistics.median(spans)
         return Record(
             f"{self.name} S2 {n}", {"requests": n}, value, "tok/s", limit, True, samples=spans
@@ -134,7 +137,7 @@ class Bench:
             return [[rng.randint(10, 120000) for _ in range(32768)]], [1]
 
         spans = self.times(request)
-        limit = seconds(self.model.step([32768], [32768], 1), H100, fp8=self.fp8)
+        limit = seconds(self.model.step([32768], [32768], 1), self.chip, fp8=self.fp8)
         return Record(
             f"{self.name} S4 TTFT",
             {},
@@ -194,7 +197,10 @@ def main() -> None:
         )
         ready = time.perf_counter() - start
         model = Model.from_config(SHAPES[args.shape], fp8=args.fp8)
-        bench = Bench(engine, args.shape, model, args.fp8, args.repeat, args.warmup)
+        num_gpus = settings.get("tp_size", 1)
+        assert isinstance(num_gpus, int)
+        chip = H100 if num_gpus == 1 else H100.times(num_gpus)
+        bench = Bench(engine, args.shape, model, chip, args.fp8, args.repeat, args.warmup)
         records = [Record(f"{args.shape} start to ready", {}, ready, "s")]
         print(records[0].row(), flush=True)
         try:

@@ -22,6 +22,11 @@ class Ceilings:
     bf16_tflop_s: float
     fp8_tflop_s: float
 
+    def times(self, num_gpus: int) -> Ceilings:
+        """Those of several such devices that share all work and talk for nothing."""
+        rates = (self.read_gb_s, self.bf16_tflop_s, self.fp8_tflop_s)
+        return Ceilings(f"{num_gpus} x {self.name}", *(num_gpus * rate for rate in rates))
+
 
 H100 = Ceilings("NVIDIA H100 80GB HBM3", read_gb_s=3105, bf16_tflop_s=715, fp8_tflop_s=1327)
 
