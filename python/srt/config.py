@@ -127,9 +127,10 @@ class Settings:
     page_size: int = _memory("tokens in one KV page", 16, low=1, high=256)
     chunked_prefill_size: int = _memory("prompt tokens in one step; 0 or less: whole prompts", 8192)
     max_prefill_tokens: int = _memory("prompt tokens that one step may admit", 16384, low=1)
-    max_mixed_tokens: int = _memory(
-        "prompt tokens of a step that also decodes, while few prompts wait; 0: no such bound",
-        0,
+    max_mixed_tokens: int | None = _memory(
+        "prompt tokens of a step that also decodes, while few prompts wait; 0: no such bound; by "
+        "default what a GPU runs in about 25 ms",
+        None,
         low=0,
     )
     schedule_policy: str = _memory(

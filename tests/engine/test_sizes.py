@@ -10,9 +10,11 @@ import torch
 
 from engine.driver import driver
 from srt.config import Settings
+from srt.engine.device_state import Limits
 from srt.engine.memory import KvFormat, num_pool_pages, page_bytes
-from srt.engine.startup import cap_running, make_limits, warm_up_prompts
+from srt.engine.startup import cap_running, make_limits, max_mixed_tokens
 from srt.engine.step import profile_words, write_profile_message
+from srt.engine.trial import warm_up_prompts
 from srt.engine_sizes import graph_sizes
 from srt.errors import ConfigError
 from srt.kv_spec import KvSpec
@@ -116,3 +118,24 @@ def test_padded_decode_of_no_sequences_is_what_a_graph_captures(tiny: tuple[Path
         assert output.logits.shape == (5, 320)
         assert output.logits.isfinite().all()
         assert not worker.state.kv.k[0][1:].any()
+
+
+@pytest.mark.parametrize(
+    ("rate", "asked", "found"),
+    [
+        (45_000.0, None, 1024),  # 1125 in 25 ms
+        (3_000.0, None, 256),
+        (400_000.0, None, 0),  # a whole chunk takes less
+        (0.0, None, 0),  # nobody measured
+        (45_000.0, 300, 300),
+        (45_000.0, 0, 0),
+    ],
+)
+def test_prompts_beside_decodes_take_about_25_ms(
+    rate: float, asked: int | None, found: int
+) -> None:
+    settings = Settings(model_path="x", max_mixed_tokens=asked)
+    limits = Limits(
+        max_running=8, max_seq_len=65536, max_step_tokens=8200, max_logits=8200, page_size=16
+    )
+    assert max_mixed_tokens(settings, limits, rate, TensorParallel()) == found

@@ -41,15 +41,16 @@ class KvFormat:
 
 
 @dataclass(frozen=True, slots=True)
-class StepMemory:
-    """Bytes that steps need beside weights and pool.
+class TrialSteps:
+    """What the trial steps showed: bytes that steps need beside weights and pool, and their pace.
 
     activation_bytes: held by torch's allocator since the trial steps, and no longer free.
-    graph_bytes: what graph capture will keep.
+    graph_bytes: what graph capture will keep.  prompt_tokens_per_s: of one long prompt; 0: unknown.
     """
 
     activation_bytes: int
     graph_bytes: int
+    prompt_tokens_per_s: float
 
 
 def page_bytes(spec: KvSpec, page_size: int, fmt: KvFormat) -> int:
@@ -102,7 +103,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def pool_budget_bytes(
-    settings: Settings, device: torch.device, steps: StepMemory, num_local_ranks: int
+    settings: Settings, device: torch.device, steps: TrialSteps, num_local_ranks: int
 ) -> int:
     """Bytes for the KV pool of this rank, weights being loaded and `steps` measured.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import time
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from srt.channel import EmbeddingInfo
 from srt.config import Settings
@@ -24,7 +24,6 @@ from srt.engine.extend_graph import Bucket, extend_buckets
 from srt.engine.memory import (
     GIB,
     KvFormat,
-    StepMemory,
     allocate_pool,
     check_even_memory,
     free_bytes,
@@ -33,12 +32,10 @@ from srt.engine.memory import (
     pool_budget_bytes,
 )
 from srt.engine.pooling import Pooler
-from srt.engine.step import profile_words, write_profile_message
+from srt.engine.trial import measure_steps
 from srt.engine.worker import Worker
 from srt.engine_sizes import (
-    CUDA_GRAPH_BYTES,
     DEFAULT_MAX_RUNNING,
-    EXTEND_BUCKET_TOKENS,
     PAGE_TABLE_CAP_BYTES,
     TOKENS_PER_ROW,
     graph_sizes,
@@ -55,8 +52,7 @@ from srt.weights.loader import load_weights
 
 log = logging.getLogger(__name__)
 
-MAX_WARM_UP_TOKENS = 2048
-NUM_TRIAL_GRAPHS = 8
+MIXED_STEP_S, MIXED_TOKENS_GRID = 25e-3, 256
 
 
 @dataclass(slots=True)
@@ -147,12 +143,14 @@ def start_rank(
         scales = model.kv_scale_pairs() if fmt.name == "fp8_e4m3" else None
         kv = allocate_pool(model.kv_spec, num_pages, limits.page_size, fmt, device, scales)
         state = DeviceState.allocate(limits, kv, device)
+    max_mixed = max_mixed_tokens(settings, limits, steps.prompt_tokens_per_s, tp)
     scheduler_sizes = scheduler_config(
         settings,
         limits,
         num_pages,
         whole_prompts=not model.config.causal,
         shared_prefix_pages=_shared_prefix_pages(settings, limits, planner),
+        max_mixed_tokens=max_mixed,
     )
     scheduler = native.Scheduler(scheduler_sizes)
     embedding = embedding_info(model.config)
@@ -164,19 +162,15 @@ def start_rank(
     if settings.enable_torch_compile:
         worker.runner.compiled = CompiledDecode(model, settings.torch_compile_max_bs)
     if sizes:
-        with report.phase(f"capture {len(sizes)} CUDA graphs, batch 1 to {sizes[-1]}"):
-            worker.runner.capture(sizes, extends)
-        largest = max((b.num_tokens for b in worker.runner.extend_buckets), default=0)
-        report.add("extend steps as CUDA graphs", f"up to {largest} tokens" if largest else "none")
-    if worker.runner.compiled is not None:
-        done = worker.runner.compiled
-        report.add(f"of that, compile {len(done.sizes)} batch sizes", f"{done.seconds:.2f} s")
+        _capture(worker, sizes, extends, report)
     max_total_tokens = (num_pages - 1) * limits.page_size
     report.add("weights", f"{weight_bytes / GIB:.2f} GiB")
     report.add("KV pool", f"{num_pages * bytes_per_page / GIB:.2f} GiB, {max_total_tokens} tokens")
     report.add("activations of a step", f"{steps.activation_bytes / GIB:.2f} GiB")
     report.add("set aside for CUDA graphs", f"{steps.graph_bytes / GIB:.2f} GiB")
     report.add("avail mem", f"{free_bytes(device) / GIB:.2f} GB")
+    if max_mixed:
+        report.add("prompt tokens beside decodes", f"{max_mixed}, while few prompts wait")
     for name, value in embedding_rows(model.config):
         report.add(name, value)
     return Rank(
@@ -190,6 +184,19 @@ def start_rank(
         source=source,
         tp=tp,
     )
+
+
+def _capture(
+    worker: Worker, sizes: list[int], extends: list[Bucket], report: StartupReport
+) -> None:
+    """Captures the CUDA graphs."""
+    runner = worker.runner
+    with report.phase(f"capture {len(sizes)} CUDA graphs, batch 1 to {sizes[-1]}"):
+        runner.capture(sizes, extends)
+    largest = max((bucket.num_tokens for bucket in runner.extend_buckets), default=0)
+    report.add("extend steps as CUDA graphs", f"up to {largest} tokens" if largest else "none")
+    if (done := runner.compiled) is not None:
+        report.add(f"of that, compile {len(done.sizes)} batch sizes", f"{done.seconds:.2f} s")
 
 
 def make_limits(settings: Settings, config: ModelConfig, device: torch.device) -> Limits:
@@ -215,6 +222,26 @@ def prefill_tokens(settings: Settings, max_seq_len: int) -> int:
     return max(settings.max_prefill_tokens, max_seq_len)
 
 
+def max_mixed_tokens(
+    settings: Settings, limits: Limits, prompt_tokens_per_s: float, tp: TensorParallel
+) -> int:
+    """How many prompt tokens a step with decodes takes while few prompts wait; 0: any number.
+
+    A step as long as that is the longest pause between a stream's tokens. It is the same on every
+    rank, and on a coarse grid, so that one machine's starts cut prompts alike.
+    """
+    if settings.max_mixed_tokens is not None:
+        return settings.max_mixed_tokens
+    found = int(prompt_tokens_per_s * MIXED_STEP_S) // MIXED_TOKENS_GRID * MIXED_TOKENS_GRID
+    if tp.size > 1:
+        least = torch.tensor([found])
+        dist.all_reduce(least, op=dist.ReduceOp.MIN, group=tp.host_group)
+        found = int(least)
+    if prompt_tokens_per_s == 0 or found >= prefill_tokens(settings, limits.max_seq_len):
+        return 0
+    return max(found, MIXED_TOKENS_GRID)
+
+
 def cap_running(settings: Settings, limits: Limits, num_pages: int) -> Limits:
     """`limits` with no more rows than the pool can feed; message room follows."""
     usable = num_pages - 1
@@ -238,6 +265,7 @@ def scheduler_config(
     *,
     whole_prompts: bool = False,
     shared_prefix_pages: int = 0,
+    max_mixed_tokens: int = 0,
 ) -> native.SchedulerConfig:
     """The scheduler's settings."""
     start, floor = settings.start_new_token_ratio, settings.min_new_token_ratio
@@ -259,87 +287,8 @@ def scheduler_config(
         self_check=settings.self_check,
         whole_prompts=whole_prompts,
         shared_prefix_pages=shared_prefix_pages,
-        max_mixed_tokens=0 if whole_prompts else settings.max_mixed_tokens,
+        max_mixed_tokens=0 if whole_prompts else max_mixed_tokens,
     )
-
-
-def measure_steps(
-    model: Decoder,
-    limits: Limits,
-    fmt: KvFormat,
-    device: torch.device,
-    sizes: list[int],
-    planner: DecodePlanner | None,
-    tp: TensorParallel,
-) -> StepMemory:
-    """Runs the largest steps over a scratch pool and takes the peaks (CPU: nothing is measured).
-
-    The largest step runs first, and torch's allocator keeps what it took: every later step finds
-    its tensors' room there, whatever its sizes, as theirs are no larger. The state that outlives
-    steps (buffers, page table) is counted with the activations. A few common prompt lengths run
-    too, so that the first requests find their kernels loaded.
-    """
-    if device.type == "cpu":
-        return StepMemory(0, 0)
-    torch.cuda.empty_cache()
-    before = torch.cuda.memory_reserved(device)
-    kv = allocate_pool(model.kv_spec, 2, limits.page_size, fmt, device)
-    state = DeviceState.allocate(limits, kv, device)
-    num_seqs, num_tokens = limits.max_running, limits.max_step_tokens
-    worker = Worker(model, state, limits, profile_words(num_seqs, num_tokens), planner)
-    worker.launch(write_profile_message(worker.message.numpy(), num_seqs, num_tokens))
-    worker.result()
-    graphs = 0
-    if sizes:
-        between = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        shape = write_profile_message(worker.message.numpy(), sizes[-1], sizes[-1], decode=True)
-        worker.launch(shape)
-        worker.result()
-        graphs = torch.cuda.max_memory_allocated(device) - between
-        each = CUDA_GRAPH_BYTES
-        if tp.size > 1:
-            each = max(each, measure_graph(worker, sizes, device))
-        log.debug("%.1f MiB of the driver's memory for a graph", each / (1 << 20))
-        graphs += (len(sizes) + len(EXTEND_BUCKET_TOKENS)) * each
-    warm_up_prompts(worker)
-    worker.close()
-    del worker, state, kv
-    gc.collect()
-    return StepMemory(torch.cuda.memory_reserved(device) - before, graphs)
-
-
-def measure_graph(worker: Worker, sizes: list[int], device: torch.device) -> int:
-    """Bytes that the driver and NCCL keep for one captured step, beside what torch allocates.
-
-    Every size runs once before: NCCL connects its ranks anew for some sizes of message, which takes
-    memory too. The page table must be zero.
-    """
-    runner = worker.runner
-    runner.write_empty_message()
-    with torch.inference_mode():
-        for size in reversed(sizes):
-            runner.run_decode(size)
-    torch.cuda.synchronize(device)
-    trial = sizes[:NUM_TRIAL_GRAPHS]  # the smallest: the number of kernels decides
-    before = free_bytes(device) + torch.cuda.memory_reserved(device)
-    runner.capture(trial, [])
-    torch.cuda.synchronize(device)
-    taken = before - free_bytes(device) - torch.cuda.memory_reserved(device)
-    return max(0, taken) // len(trial)
-
-
-def warm_up_prompts(worker: Worker) -> None:
-    """Runs prompts of 32, 64, … tokens. The page table must be zero (see `write_profile_message`).
-
-    Libraries choose and load kernels by the number of tokens: about 60 ms at first use.
-    """
-    limits = worker.limits
-    num_tokens = 32
-    while num_tokens <= min(MAX_WARM_UP_TOKENS, limits.max_step_tokens, limits.max_seq_len):
-        worker.launch(write_profile_message(worker.message.numpy(), 1, num_tokens))
-        worker.result()
-        num_tokens *= 2
 
 
 def find_model(settings: Settings, model: str, *, with_weights: bool) -> Path:

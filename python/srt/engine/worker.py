@@ -45,6 +45,11 @@ class Worker:
         message_words: the longest message that the scheduler writes.
         planner: of the decode attention, where the device has a kernel for it.
         pooler: of the prompts that end, where they may be embedded.
+
+    Attributes:
+        device_s, came_early: of the last result on a GPU, how long the device took for the step,
+            and whether it was still at work when `result` was called.
+        was_late: whether the step ahead had ended before the newest was launched.
     """
 
     def __init__(
@@ -90,7 +95,10 @@ class Worker:
             else torch.zeros_like(self._messages[0], device=self._device)
         )
         self.runner = StepRunner(model, state, limits, message, planner, pooler)
+        self._starts = [_event() for _ in range(NUM_IN_FLIGHT)] if pinned else []
         self._events = [_event() for _ in range(NUM_IN_FLIGHT)] if pinned else []
+        self.device_s = 0.0
+        self.came_early = self.was_late = False
         self._thread = None if pinned else ThreadPoolExecutor(1, "srt-forward")
         self._in_flight: list[Future[StepResult] | StepResult] = []
 
@@ -109,6 +117,9 @@ class Worker:
         turn = self._turn
         self._turn = (turn + 1) % NUM_IN_FLIGHT
         if self._thread is None:
+            # Asked before: a step of many launches starts long before all of them are made.
+            self.was_late = bool(self._in_flight) and self._has_ended(self._turn)
+            self._starts[turn].record()
             self._in_flight.append(self._run_on_device(shape, turn, fill_masks))
             self._events[turn].record()
             return
@@ -133,8 +144,13 @@ class Worker:
         if isinstance(oldest, Future):
             return oldest.result()
         turn = (self._turn - len(self._in_flight) - 1) % NUM_IN_FLIGHT
+        self.came_early = not self._has_ended(turn)
         self._events[turn].synchronize()
+        self.device_s = self._starts[turn].elapsed_time(self._events[turn]) / 1e3
         return oldest
+
+    def _has_ended(self, turn: int) -> bool:
+        return bool(self._events[turn].query())  # type: ignore[no-untyped-call]
 
     @property
     def num_shared_prefix_steps(self) -> int:
@@ -197,4 +213,4 @@ class Worker:
 
 
 def _event() -> torch.cuda.Event:
-    return torch.cuda.Event()  # type: ignore[no-untyped-call]
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
