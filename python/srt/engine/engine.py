@@ -35,6 +35,7 @@ from srt.core import native
 from srt.engine.grammar import GrammarBook
 from srt.engine.intake import Intake
 from srt.engine.logprobs import LogprobBook, StepLogprobs
+from srt.engine.pace import Kind, Pace
 from srt.engine.pooling import VectorBook
 from srt.engine.profile import Profile
 from srt.engine.report import Reporter, explain
@@ -61,6 +62,7 @@ class Engine:
         self._profile = Profile(rank.worker, tp_rank)
         self._depth = 0 if settings.disable_overlap_schedule else 1
         self._plans: deque[native.StepPlan] = deque()  # in flight, oldest first
+        self._pace = Pace()
         self._book = LogprobBook()
         self._drain: Call | None = None
         self._num_stuck = 0
@@ -94,6 +96,11 @@ class Engine:
             return []  # nobody starts during an update
         verdict = self._grammars.verdict()
         return [] if verdict is None else [verdict]
+
+    @property
+    def hold_ms(self) -> int:
+        """How long the next turn may wait for records, because a GPU is sure to be at work."""
+        return int(1e3 * self._pace.hold_s(time.monotonic()))
 
     def turn(self, records: list[ToEngine]) -> list[FromEngine]:
         """Takes `records` in, launches at most one step, commits at most one.
@@ -160,8 +167,12 @@ class Engine:
         plan = self.scheduler.schedule(self.worker.message) if self._intake.living else None
         if plan is not None:
             ids = plan.sample_seq_ids.tolist() if plan.num_masked else []
-            self.worker.launch(StepShape.of(plan), self._grammars.filler(ids) if ids else None)
+            shape = StepShape.of(plan)
+            began = time.monotonic()  # an idle device starts with the first of many launches
+            self.worker.launch(shape, self._grammars.filler(ids) if ids else None)
             self._plans.append(plan)
+            if self.worker.is_cuda:
+                self._pace.launched(Kind.of(shape), began, was_late=self.worker.was_late)
             self.reporter.on_plan(plan)
             self._num_stuck = 0
             return True
@@ -179,6 +190,9 @@ class Engine:
             return None
         plan = self._plans.popleft()
         result = self.worker.result()
+        if self.worker.is_cuda:
+            early = self.worker.came_early
+            self._pace.finished(time.monotonic(), self.worker.device_s, just_now=early)
         self._tell_time()
         self.scheduler.commit(plan.step, result.tokens)
         if plan.num_masked:

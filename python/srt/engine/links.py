@@ -26,8 +26,7 @@ class Link(Protocol):
     ) -> list[ToEngine] | None:
         """The records of the next turn; None if there is no turn to do now.
 
-        own: what rank 0 itself gives every rank. wait_ms: how long to wait for a record if there
-        is nothing else to do.
+        own: what rank 0 itself gives every rank. wait_ms: how long to wait for the first record.
         """
 
     def send(self, record: FromEngine) -> None:
@@ -54,7 +53,7 @@ class LeaderLink:
     ) -> list[ToEngine] | None:
         """See Link. Each turn sends every follower one message, so that all do the same turns."""
         frames = [encode(record) for record in own]
-        frames += self._end.receive(0 if is_busy or own else wait_ms)
+        frames += self._end.receive(0 if own else wait_ms)
         if self._stop_requested:
             self._stop_requested = False
             frames.append(encode(Call(call_id=INTERNAL_CALL, method="shutdown")))

@@ -107,7 +107,10 @@ def serve(settings: Settings, place: Place, link: Link) -> None:
     gc.freeze()  # nothing made so far is garbage: later collections need not look at it
     while not engine.is_done:
         own = engine.own_records()
-        wait_ms = IDLE_WAIT_MS if engine.is_idle else HOLD_WAIT_MS
+        if engine.is_busy:
+            wait_ms = engine.hold_ms
+        else:
+            wait_ms = IDLE_WAIT_MS if engine.is_idle else HOLD_WAIT_MS
         records = link.receive(is_busy=engine.is_busy, own=own, wait_ms=wait_ms)
         if records is None:
             stats = engine.heartbeat_if_due()
