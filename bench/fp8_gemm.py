@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import statistics
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +69,18 @@ def random_fp8(*shape: int) -> Tensor:
     return bits.bitwise_or_(torch.randint(0, 2, shape, dtype=torch.uint8, device="cuda") << 7)
 
 
-def launch_shapes(rows: int) -> Iterator[tuple[int, ...]]:
-    """To try: (row groups, split, CTAs) of the skinny kernel, (tile, split, CTAs, stages)."""
-    if rows > cuda.MAX_SKINNY_FP8_ROWS:
+def launch_shapes(kernel: str, rows: int) -> Iterator[tuple[int, ...]]:
+    """To try: skinny (row groups, split, CTAs), wide (tile, split, CTAs, stages), gated (CTAs,
+    stages, stages of x)."""
+    if kernel == "wide":
         yield from ((tile, split, 0, 0) for tile in (48, 64, 96) for split in (1, 2, 3, 4))
-        return
-    for groups in (1, 2, 4) if rows > 32 else (1, 2):
-        yield from ((groups, split, 0) for split in range(2, 9))
-        yield from ((groups, 1, ctas) for ctas in (0, 132, 264))
+    elif kernel == "gated":
+        rings = ((3, 2), (3, 3), (4, 2), (4, 3), (4, 4), (5, 2), (5, 3))
+        yield from ((0, *ring) for ring in rings)
+    else:
+        for groups in (1, 2, 4) if rows > 32 else (1, 2):
+            yield from ((groups, split, 0) for split in range(2, 9))
+            yield from ((groups, 1, ctas) for ctas in (0, 132, 264))
 
 
 class Product:
@@ -90,6 +95,7 @@ class Product:
     def ours(
         self,
         rows: int,
+        kernel: str,
         shape: tuple[int, ...] = (),
         *,
         in_groups: bool = False,
@@ -106,20 +112,22 @@ class Product:
         if to_groups:
             out = random_fp8(rows, n_out)
             y_scales = cuda.group_scales(rows, n_out // fp8.GROUP, x.device)
-        is_skinny = rows <= cuda.MAX_SKINNY_FP8_ROWS
-        launch = native.cuda_skinny_fp8_gemm if is_skinny else native.cuda_wide_fp8_gemm
-        options = {"shape": shape} if shape else {}
+        launch = {
+            "skinny": partial(native.cuda_skinny_fp8_gemm, bias=None, gated=self.gated),
+            "wide": partial(native.cuda_wide_fp8_gemm, bias=None),
+            "gated": native.cuda_gated_fp8_gemm,
+        }[kernel]
+        options: dict[str, Any] = {"shape": shape} if shape else {}
+        if self.gated:
+            options["y_scales"] = y_scales
 
         def call(i: int) -> None:
             launch(
-                x,
-                x_scales,
-                self.weights[i % self.copies],
-                self.scales,
-                None,
-                out,
-                gated=self.gated,
-                y_scales=y_scales,
+                x=x,
+                x_scales=x_scales,
+                w=self.weights[i % self.copies],
+                w_scales=self.scales,
+                y=out,
                 pdl=True,
                 stream=torch.cuda.current_stream().cuda_stream,
                 **options,
@@ -173,10 +181,18 @@ def elementwise(hidden: int, width: int, rows: int) -> Iterator[tuple[str, float
     yield "quantize hidden", replay_us(lambda _: fp8.quantize(x, to), 8), rows * hidden * 3
 
 
-def _sweep(product: Product, rows: int) -> Iterator[tuple[tuple[int, ...], float]]:
-    for shape in launch_shapes(rows):
+def kernels(rows: int, gated: bool) -> list[str]:
+    """Which of ours take so many rows of x."""
+    few = ["skinny"] if rows <= cuda.MAX_SKINNY_FP8_ROWS else []
+    if rows > cuda.MAX_FP8_ROWS:
+        return []
+    return [*few, "gated"] if gated else [*few, "wide"]
+
+
+def _sweep(product: Product, kernel: str, rows: int) -> Iterator[tuple[tuple[int, ...], float]]:
+    for shape in launch_shapes(kernel, rows):
         with contextlib.suppress(RuntimeError):  # a gated product has fewer shapes
-            yield shape, product.ours(rows, shape)
+            yield shape, product.ours(rows, kernel, shape, to_groups=kernel == "gated")
 
 
 def records(args: argparse.Namespace) -> Iterator[Record]:
@@ -187,17 +203,18 @@ def records(args: argparse.Namespace) -> Iterator[Record]:
         for rows in args.rows:
             limit = max(n * k / H100.read_gb_s / 1e3, 2 * rows * n * k / H100.fp8_tflop_s / 1e6)
             params: dict[str, Any] = {"n": n, "k": k, "rows": rows, "gated": gated}
-            is_skinny = rows <= cuda.MAX_SKINNY_FP8_ROWS
-            if is_skinny or (rows <= cuda.MAX_FP8_ROWS and not gated):
-                yield Record(f"{name} {rows} ours", params, product.ours(rows), "us", limit)
-            if is_skinny and name in ("gate_up", "down"):
-                us = product.ours(rows, in_groups=not gated, to_groups=gated)
-                yield Record(f"{name} {rows} ours, groups between", params, us, "us", limit)
-            if rows <= cuda.MAX_FP8_ROWS and args.sweep:
-                times = dict(_sweep(product, rows))
+            for kernel in kernels(rows, gated):
+                label = f"{name} {rows} {kernel}"
+                yield Record(label, params, product.ours(rows, kernel), "us", limit)
+                if name != "qkv":
+                    us = product.ours(rows, kernel, in_groups=not gated, to_groups=gated)
+                    yield Record(f"{label}, groups", params, us, "us", limit)
+                if not args.sweep:
+                    continue
+                times = dict(_sweep(product, kernel, rows))
                 for launch in sorted(times, key=lambda s: times[s])[:4]:
-                    label = f"{name} {rows} ours {launch}"
-                    yield Record(label, params | {"launch": launch}, times[launch], "us", limit)
+                    what = params | {"launch": launch}
+                    yield Record(f"{label} {launch}", what, times[launch], "us", limit)
             yield Record(f"{name} {rows} scaled_mm", params, product.scaled_mm(rows), "us", limit)
             if rows > 128:
                 us = product.scaled_mm(rows, by_row=False)

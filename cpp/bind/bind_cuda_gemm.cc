@@ -4,6 +4,7 @@
 #include "bind/bind.h"
 #include "bind/cuda_args.h"
 #include "bind/dlpack.h"
+#include "gemm/gated_fp8.h"
 #include "gemm/skinny.h"
 #include "gemm/skinny_fp8.h"
 #include "gemm/wide.h"
@@ -109,14 +110,12 @@ void expect_fp8_gemm(const TensorView& x, const TensorView& w,
   }
 }
 
-// The fields that both fp8 products share.
+// The fields that all fp8 products share.
 template <typename Params>
-Params fp8_params(const TensorView& x, const TensorView& w, const std::optional<TensorView>& bias,
-                  const TensorView& y, bool pdl) {
+Params fp8_params(const TensorView& x, const TensorView& w, const TensorView& y, bool pdl) {
   Params p{};
   p.x = x.ptr<uint8_t>();
   p.w = w.ptr<uint8_t>();
-  p.bias = bias ? bias->data : nullptr;
   p.y = y.data;
   p.m = static_cast<int>(x.dim(0));
   p.n = static_cast<int>(w.dim(0));
@@ -134,6 +133,28 @@ void set_row_scales(Params& p, const TensorView& x_scales) {
   p.x_scales = float_data(x_scales, "x_scales", p.one_x_scale ? 1 : p.m);
 }
 
+// The same, or scales of groups along k.
+template <typename Params>
+void set_x_scales(Params& p, const TensorView& x_scales) {
+  if (x_scales.ndim != 2) return set_row_scales(p, x_scales);
+  const GroupScales groups = group_scales(x_scales, "x_scales", p.m, (p.k + kGroup - 1) / kGroup);
+  p.x_scales = groups.data;
+  p.x_scale_stride = groups.stride;
+}
+
+// What a gated product's y gets: scales that are written, or one that is given.
+template <typename Params>
+void set_y_scales(Params& p, const TensorView& y, const std::optional<TensorView>& y_scale,
+                  const std::optional<TensorView>& y_scales) {
+  expect(!(y_scale && y_scales), "scales of y are either written or given");
+  p.y_scale = y_scale ? float_data(*y_scale, "y_scale", 1) : nullptr;
+  if (!y_scales) return;
+  expect(y.dim(1) % kGroup == 0, "y must have whole groups of 128 columns");
+  const GroupScales groups = group_scales(*y_scales, "y_scales", y.dim(0), y.dim(1) / kGroup);
+  p.y_scales = groups.data;
+  p.y_scale_stride = groups.stride;
+}
+
 // x: e4m3 [m, k]. w: e4m3 [n, k]. x_scales: [m], [1] or [m, groups]; w_scales: [n] or, x's being in
 // groups, [n, groups]. bias: bf16 [n] or None. y: bf16 [m, n], or [m, n / 2] when gated: e4m3 where
 // y_scale, [1], is given, or y_scales [m, n / 256], which are written.
@@ -143,8 +164,8 @@ void skinny_fp8_gemm(const TensorView& x, const TensorView& x_scales, const Tens
                      const std::optional<TensorView>& y_scales, bool pdl,
                      const std::array<int, 3>& shape, uint64_t stream) {
   expect_fp8_gemm(x, w, bias, y, gated, y_scale.has_value() || y_scales.has_value());
-  expect(!(y_scale && y_scales), "scales of y are either written or given");
-  auto p = fp8_params<cuda::SkinnyFp8Params>(x, w, bias, y, pdl);
+  auto p = fp8_params<cuda::SkinnyFp8Params>(x, w, y, pdl);
+  p.bias = bias ? bias->data : nullptr;
   p.gated = gated;
   p.grouped = w_scales.ndim == 2;
   const int64_t groups = (x.dim(1) + kGroup - 1) / kGroup;
@@ -152,20 +173,8 @@ void skinny_fp8_gemm(const TensorView& x, const TensorView& x_scales, const Tens
   expect(!p.grouped || (x_scales.ndim == 2 && !y_scales && w_scales.dim(1) == groups),
          "w_scales must be [n, ceil(k / 128)] only if x_scales are of groups, and y's are not");
   expect(p.grouped || !gated || x_scales.ndim == 1, "a gated product takes a scale a row of x");
-  if (x_scales.ndim == 2) {
-    const GroupScales of_x = group_scales(x_scales, "x_scales", x.dim(0), groups);
-    p.x_scales = of_x.data;
-    p.x_scale_stride = of_x.stride;
-  } else {
-    set_row_scales(p, x_scales);
-  }
-  if (y_scales) {
-    expect(y.dim(1) % kGroup == 0, "y must have whole groups of 128 columns");
-    const GroupScales of_y = group_scales(*y_scales, "y_scales", y.dim(0), y.dim(1) / kGroup);
-    p.y_scales = of_y.data;
-    p.y_scale_stride = of_y.stride;
-  }
-  p.y_scale = y_scale ? float_data(*y_scale, "y_scale", 1) : nullptr;
+  set_x_scales(p, x_scales);
+  set_y_scales(p, y, y_scale, y_scales);
   p.w_scales = float_data(w_scales, "w_scales", w.dim(0) * (p.grouped ? groups : 1));
   p.row_groups = shape[0];
   p.split = shape[1];
@@ -173,14 +182,15 @@ void skinny_fp8_gemm(const TensorView& x, const TensorView& x_scales, const Tens
   check_cuda(cuda::skinny_fp8_gemm(p, as_stream(stream)), "skinny_fp8_gemm");
 }
 
-// x: e4m3 [m, k]. w: e4m3 [n, k]. x_scales: [m] or [1]; w_scales: [n]. y: bf16 [m, n].
+// x: e4m3 [m, k]. w: e4m3 [n, k]. x_scales: [m], [1] or [m, groups]; w_scales: [n]. y: bf16 [m, n].
 void wide_fp8_gemm(const TensorView& x, const TensorView& x_scales, const TensorView& w,
                    const TensorView& w_scales, const std::optional<TensorView>& bias,
                    const TensorView& y, bool pdl, const std::array<int, 4>& shape,
                    uint64_t stream) {
   expect_fp8_gemm(x, w, bias, y, false, false);
-  auto p = fp8_params<cuda::WideFp8Params>(x, w, bias, y, pdl);
-  set_row_scales(p, x_scales);
+  auto p = fp8_params<cuda::WideFp8Params>(x, w, y, pdl);
+  p.bias = bias ? bias->data : nullptr;
+  set_x_scales(p, x_scales);
   p.w_scales = float_data(w_scales, "w_scales", w.dim(0));
   expect(is_aligned16(w_scales), "w_scales must be 16-byte aligned");
   p.tile = shape[0];
@@ -188,6 +198,26 @@ void wide_fp8_gemm(const TensorView& x, const TensorView& x_scales, const Tensor
   p.ctas = shape[2];
   p.stages = shape[3];
   check_cuda(cuda::wide_fp8_gemm(p, as_stream(stream)), "wide_fp8_gemm");
+}
+
+// x: e4m3 [m, k]. w: e4m3 [n, k], gate's rows and then up's. x_scales: [m] or [1]; w_scales: [n].
+// y: bf16 [m, n / 2], or e4m3 where y_scale, [1], is given, or y_scales [m, n / 256], written.
+void gated_fp8_gemm(const TensorView& x, const TensorView& x_scales, const TensorView& w,
+                    const TensorView& w_scales, const TensorView& y,
+                    const std::optional<TensorView>& y_scale,
+                    const std::optional<TensorView>& y_scales, bool pdl,
+                    const std::array<int, 3>& shape, uint64_t stream) {
+  expect_fp8_gemm(x, w, std::nullopt, y, true, y_scale.has_value() || y_scales.has_value());
+  expect(w.dim(0) % 32 == 0, "n must be a multiple of 32");
+  auto p = fp8_params<cuda::GatedFp8Params>(x, w, y, pdl);
+  set_row_scales(p, x_scales);
+  set_y_scales(p, y, y_scale, y_scales);
+  p.w_scales = float_data(w_scales, "w_scales", w.dim(0));
+  expect(is_aligned16(w_scales), "w_scales must be 16-byte aligned");
+  p.ctas = shape[0];
+  p.stages = shape[1];
+  p.x_stages = shape[2];
+  check_cuda(cuda::gated_fp8_gemm(p, as_stream(stream)), "gated_fp8_gemm");
 }
 
 }  // namespace
@@ -207,6 +237,10 @@ void bind_cuda_gemm(py::module_& m) {
   m.def("cuda_wide_fp8_gemm", &wide_fp8_gemm, "x"_a, "x_scales"_a, "w"_a, "w_scales"_a, "bias"_a,
         "y"_a, "pdl"_a = false, "shape"_a = std::array<int, 4>{0, 0, 0, 0}, "stream"_a,
         "The same with one scale a row of w; shape = (tile, split, CTAs, stages), 0: chosen.");
+  m.def("cuda_gated_fp8_gemm", &gated_fp8_gemm, "x"_a, "x_scales"_a, "w"_a, "w_scales"_a, "y"_a,
+        "y_scale"_a = py::none(), "y_scales"_a = py::none(), "pdl"_a = false,
+        "shape"_a = std::array<int, 3>{0, 0, 0}, "stream"_a,
+        "silu(x wg^T) * (x wu^T); shape = (CTAs, stages, stages of x), 0: chosen.");
 }
 
 }  // namespace srt::bind

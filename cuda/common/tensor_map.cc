@@ -47,4 +47,17 @@ cudaError_t make_map(const MatrixMap& m, CUtensorMap* out) {
   return make_tensor_map(general, out);
 }
 
+cudaError_t make_byte_map(const void* data, int rows, int columns, int64_t stride, int box_rows,
+                          CUtensorMap* out) {
+  const TensorMap general{.data = data,
+                          .dtype = Dtype::kBF16,
+                          .is_bytes = true,
+                          .ndim = 2,
+                          .dims = {static_cast<uint64_t>(columns), static_cast<uint64_t>(rows)},
+                          .strides = {1, static_cast<uint64_t>(stride)},
+                          .box = {128, static_cast<uint32_t>(box_rows)},
+                          .swizzle_bytes = true};
+  return make_tensor_map(general, out);
+}
+
 }  // namespace srt::cuda

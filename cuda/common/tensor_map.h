@@ -41,4 +41,9 @@ struct TensorMap {
 
 [[nodiscard]] cudaError_t make_tensor_map(const TensorMap& m, CUtensorMap* out);
 
+// A row-major [rows, columns] matrix of bytes, rows `stride` apart, in boxes of box_rows x 128,
+// 128-byte swizzle; bytes outside read as zero.
+[[nodiscard]] cudaError_t make_byte_map(const void* data, int rows, int columns, int64_t stride,
+                                        int box_rows, CUtensorMap* out);
+
 }  // namespace srt::cuda

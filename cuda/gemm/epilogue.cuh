@@ -22,7 +22,7 @@ __device__ __forceinline__ float round_to(float v) {
 template <typename T>
 __device__ __forceinline__ float silu_mul(float gate, float up) {
   const float g = round_to<T>(gate);
-  const float s = round_to<T>(g / (1.0f + __expf(-g)));
+  const float s = round_to<T>(__fdividef(g, 1.0f + __expf(-g)));
   return s * round_to<T>(up);
 }
 

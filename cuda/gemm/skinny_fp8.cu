@@ -65,20 +65,6 @@ cudaError_t run(const SkinnyFp8Params& p, const Args& args, const Shape& s, cuda
   return run_padded<128>(p, args, s, stream);
 }
 
-// A matrix of bytes in boxes of box_rows x 128, 128-byte swizzle.
-cudaError_t make_byte_map(const void* data, int rows, int columns, int64_t stride, int box_rows,
-                          CUtensorMap* out) {
-  const TensorMap map{.data = data,
-                      .dtype = Dtype::kBF16,
-                      .is_bytes = true,
-                      .ndim = 2,
-                      .dims = {static_cast<uint64_t>(columns), static_cast<uint64_t>(rows)},
-                      .strides = {1, static_cast<uint64_t>(stride)},
-                      .box = {kBlockK, static_cast<uint32_t>(box_rows)},
-                      .swizzle_bytes = true};
-  return make_tensor_map(map, out);
-}
-
 int padded_rows(int m) {
   int rows = 8;
   while (rows < m) rows *= 2;

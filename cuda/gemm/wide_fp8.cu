@@ -48,23 +48,10 @@ Shape choose_shape(const WideFp8Params& p) {
   return s;
 }
 
-// A matrix of bytes in boxes of box_rows x 128, 128-byte swizzle.
-cudaError_t make_byte_map(const void* data, int rows, int columns, int64_t stride, int box_rows,
-                          CUtensorMap* out) {
-  const TensorMap map{.data = data,
-                      .dtype = Dtype::kBF16,
-                      .is_bytes = true,
-                      .ndim = 2,
-                      .dims = {static_cast<uint64_t>(columns), static_cast<uint64_t>(rows)},
-                      .strides = {1, static_cast<uint64_t>(stride)},
-                      .box = {kBlockK, static_cast<uint32_t>(box_rows)},
-                      .swizzle_bytes = true};
-  return make_tensor_map(map, out);
-}
-
 bool is_valid(const WideFp8Params& p) {
   return p.m >= 0 && p.m <= kRows && p.n % 8 == 0 && p.k % 16 == 0 && p.k > 0 && p.split >= 0 &&
-         p.split <= kMaxSplit && p.stages != 1;
+         p.split <= kMaxSplit && p.stages != 1 && p.x_scale_stride % 8 == 0 &&
+         (p.x_scale_stride == 0 || (p.x_scale_stride >= p.m && !p.one_x_scale));
 }
 
 }  // namespace
@@ -82,6 +69,7 @@ cudaError_t wide_fp8_gemm(const WideFp8Params& p, cudaStream_t stream) {
   args.bias = static_cast<const Out*>(p.bias);
   args.y = static_cast<Out*>(p.y);
   args.y_stride = p.y_stride;
+  args.x_scale_stride = p.x_scale_stride;
   args.x_scale_step = p.one_x_scale ? 0 : 1;
   args.m = p.m;
   args.n = p.n;

@@ -9,7 +9,9 @@ namespace srt::cuda {
 
 // Shapes   x e4m3 [m, k] rows x_stride apart; w e4m3 [n, k] contiguous; bias bf16 [n] or null;
 //          y bf16 [m, n] rows y_stride apart.
-// Scales   value = stored * scale. x_scales [m], or one where one_x_scale; w_scales [n].
+// Scales   value = stored * scale. x_scales [m], or one where one_x_scale; w_scales [n]. Where
+//          x_scale_stride is set, x has scales of groups of 128 along k, [ceil(k / 128)][m], groups
+//          x_scale_stride floats apart: a multiple of 8, at least m.
 // Limits   1 <= m <= 128; n % 8 == 0; k % 16 == 0; pointers 16-byte aligned, w_scales, too.
 struct WideFp8Params {
   const uint8_t* x;
@@ -19,6 +21,7 @@ struct WideFp8Params {
   const void* bias;
   void* y;
   int64_t x_stride;
+  int64_t x_scale_stride;
   int64_t y_stride;  // elements of y
   int m;
   int n;

@@ -16,7 +16,7 @@ struct Shape {
 
 // Shared memory of a CTA. Some is left to the small kernels before and after, which may then start
 // while this one runs, or they would wait for its end.
-constexpr int kBudget = 172 * 1024;
+constexpr int kBudget = 176 * 1024;
 constexpr int kMaxSmem = 227 * 1024;
 
 // Launches the instance of a tile. The caller has set all of `args` but the stages.

@@ -20,19 +20,13 @@ struct Fragment {
   }
 };
 
-__device__ __forceinline__ float2 load_shared2(uint32_t at) {
-  float2 v;
-  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(at));
-  return v;
-}
-
 // acc times the scales of its row and column.
 template <int kN>
 __device__ __forceinline__ void apply_scales(float (&acc)[kN / 2], const Fragment& f) {
   const int q = static_cast<int>(threadIdx.x) % 4;
 #pragma unroll
   for (int j = 0; j < kN / 8; ++j) {
-    const float2 w = load_shared2(f.w_scales + (8 * j + 2 * q) * 4);
+    const float2 w = ptx::load_shared2(f.w_scales + (8 * j + 2 * q) * 4);
     acc[4 * j] *= w.x * f.x_scale[0];
     acc[4 * j + 1] *= w.y * f.x_scale[0];
     acc[4 * j + 2] *= w.x * f.x_scale[1];

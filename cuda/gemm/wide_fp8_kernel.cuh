@@ -26,7 +26,9 @@ struct Accumulator {
   static constexpr int kPart = Layout<kN>::kPart;
   const Smem<kN>& smem;
   int stages;
-  int group;  // warpgroup
+  int group;        // warpgroup
+  int row;          // of x: this thread's first one; the other is 8 below
+  bool has_scales;  // x has them for groups along k
 
   __device__ __forceinline__ void start(float (&part)[kPart / 2], int stage, int half) const {
     const uint64_t x = k_major_descriptor(smem.x(stage) + group * 64 * kBlockK);
@@ -38,13 +40,21 @@ struct Accumulator {
     wgmma_commit();
     fence_registers(part);
   }
-  __device__ __forceinline__ void join(float (&acc)[kN / 2], float (&part)[kPart / 2],
-                                       int half) const {
+  // The scales of this thread's rows in the block of a stage that has arrived.
+  __device__ __forceinline__ float2 scales(int stage) const {
+    if (!has_scales) return {1.0f, 1.0f};
+    const uint32_t at = smem.x_scales + (stage * kRows + row) * 4;
+    return {ptx::load_shared(at), ptx::load_shared(at + 32)};
+  }
+  __device__ __forceinline__ void join(float (&acc)[kN / 2], float (&part)[kPart / 2], int half,
+                                       float2 scale) const {
     fence_registers(part);
 #pragma unroll
-    for (int i = 0; i < kPart / 2; ++i) acc[half * (kPart / 2) + i] += part[i];
+    for (int i = 0; i < kPart / 2; ++i)
+      acc[half * (kPart / 2) + i] += part[i] * (i % 4 < 2 ? scale.x : scale.y);
   }
   __device__ __forceinline__ void release(int stage) const {
+    __syncwarp();  // all lanes have read the stage's scales
     if (threadIdx.x % 32 == 0) barrier_arrive(smem.empty + 8 * stage);
   }
 
@@ -57,25 +67,27 @@ struct Accumulator {
     start(even, cursor.stage, 0);
     for (int b = 1; b < blocks; ++b) {
       const int stage = cursor.stage;
+      const float2 scale = scales(stage);
       start(odd, stage, 1);
       wgmma_wait<1>();
-      join(acc, even, 0);
+      join(acc, even, 0, scale);
       cursor.advance(stages);
       barrier_wait(smem.full + 8 * cursor.stage, cursor.phase);
       start(even, cursor.stage, 0);
       wgmma_wait<1>();
       release(stage);
-      join(acc, odd, 1);
+      join(acc, odd, 1, scale);
     }
+    const float2 scale = scales(cursor.stage);
     if (blocks > 0) {  // always; without a condition here, ptxas serializes all products
       start(odd, cursor.stage, 1);
       wgmma_wait<1>();
-      join(acc, even, 0);
+      join(acc, even, 0, scale);
       wgmma_wait<0>();
-      join(acc, odd, 1);
+      join(acc, odd, 1, scale);
     } else {
       wgmma_wait<0>();
-      join(acc, even, 0);
+      join(acc, even, 0, scale);
     }
     release(cursor.stage);
     cursor.advance(stages);
@@ -108,8 +120,8 @@ __device__ __forceinline__ void receive(const Smem<kN>& smem, float (&acc)[kN / 
     const uint32_t at = exchange_slot(smem, split, rank, from, warp);
 #pragma unroll
     for (int i = 0; i < kN / 8; ++i) {
-      const float2 lo = load_shared2(at + i * 512);
-      const float2 hi = load_shared2(at + i * 512 + 8);
+      const float2 lo = ptx::load_shared2(at + i * 512);
+      const float2 hi = ptx::load_shared2(at + i * 512 + 8);
       acc[4 * i] += lo.x, acc[4 * i + 1] += lo.y, acc[4 * i + 2] += hi.x, acc[4 * i + 3] += hi.y;
     }
   }
@@ -120,7 +132,9 @@ __device__ __forceinline__ void receive(const Smem<kN>& smem, float (&acc)[kN / 
 __device__ __forceinline__ void load_x_scales(const Args& a, Fragment& f) {
 #pragma unroll
   for (int r = 0; r < 2; ++r)
-    f.x_scale[r] = f.has_row(a, r) ? __ldcg(a.x_scales + (f.row + 8 * r) * a.x_scale_step) : 1.0f;
+    f.x_scale[r] = f.has_row(a, r) && a.x_scale_stride == 0
+                       ? __ldcg(a.x_scales + (f.row + 8 * r) * a.x_scale_step)
+                       : 1.0f;
 }
 
 template <int kN>
@@ -130,7 +144,7 @@ __device__ void consume(const Args& a, const Smem<kN>& smem, KRange k, int rank,
   Fragment f;
   f.row = warp * 16 + static_cast<int>(threadIdx.x) % 32 / 4;
   const bool has_rows = warp * 16 < a.m;
-  const Accumulator<kN> sums{smem, a.stages, warp / 4};
+  const Accumulator<kN> sums{smem, a.stages, warp / 4, f.row, a.x_scale_stride != 0};
   Cursor cursor;
   int nth = 0;
   float acc[kN / 2];

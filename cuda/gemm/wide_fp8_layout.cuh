@@ -36,7 +36,8 @@ struct Args {
   const Out* bias;
   Out* y;
   int64_t y_stride;
-  int x_scale_step;  // 0: one scale for all rows
+  int64_t x_scale_stride;  // 0: x has a scale a row
+  int x_scale_step;        // 0: one scale for all rows
   int m;
   int n;         // rows of w
   int box_rows;  // of x that are loaded: m, rounded up
@@ -57,10 +58,10 @@ constexpr int exchange_bytes(int split) {
   return split == 1 ? 0 : (split - 1) * div_up(kWarps, split) * Layout<kN>::kWarpBytes;
 }
 
-// Bytes of a stage in all: x, w and two barriers.
+// Bytes of a stage in all: x, w, scales of x in groups, and two barriers.
 template <int kN>
 constexpr int stage_bytes() {
-  return Layout<kN>::kStageBytes + 16;
+  return Layout<kN>::kStageBytes + kRows * 4 + 16;
 }
 
 template <int kN>
@@ -75,6 +76,7 @@ struct Smem {
   uint32_t tiles;     // 1024-byte aligned; x, then w
   uint32_t exchange;  // [source rank, but this one][warp][kN / 8][32] float4
   uint32_t w_scales;  // [2][kN], of this tile and the next
+  uint32_t x_scales;  // [stages][kRows], where they are of groups
   uint32_t full;
   uint32_t empty;
 
@@ -82,7 +84,8 @@ struct Smem {
     tiles = base;
     exchange = tiles + stages * L::kStageBytes;
     w_scales = exchange + exchange_bytes<kN>(split);
-    full = w_scales + 2 * kN * 4;
+    x_scales = w_scales + 2 * kN * 4;
+    full = x_scales + stages * kRows * 4;
     empty = full + stages * 8;
   }
   __device__ __forceinline__ uint32_t x(int stage) const { return tiles + stage * L::kStageBytes; }

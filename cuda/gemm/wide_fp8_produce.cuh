@@ -27,7 +27,9 @@ __device__ __forceinline__ void load_weights(const Args& a, const Smem<kN>& smem
   const int row = step.tile * kN;
   const uint32_t scales = min(kN, a.n - row) * 4;  // bytes, which come with a tile's first block
   const bool is_first = step.block == first_block;
-  hopper::barrier_expect_bytes(bar, kN * kBlockK + a.box_rows * kBlockK + (is_first ? scales : 0));
+  const uint32_t x_scales = a.x_scale_stride != 0 ? a.box_rows * 4 : 0;
+  hopper::barrier_expect_bytes(bar,
+                               (kN + a.box_rows) * kBlockK + x_scales + (is_first ? scales : 0));
   hopper::load_box(smem.w(stage), &a.w_map, bar, step.block * kBlockK, row, hopper::kEvictFirst);
   if (is_first)
     hopper::load_bytes(smem.w_scales + step.nth % 2 * kN * 4, a.w_scales + row, scales, bar);
@@ -36,8 +38,11 @@ __device__ __forceinline__ void load_weights(const Args& a, const Smem<kN>& smem
 template <int kN>
 __device__ __forceinline__ void load_rows(const Args& a, const Smem<kN>& smem, int stage,
                                           int block) {
-  hopper::load_box(smem.x(stage), &a.x_map, smem.full + 8 * stage, block * kBlockK, 0,
-                   hopper::kEvictLast);
+  const uint32_t bar = smem.full + 8 * stage;
+  hopper::load_box(smem.x(stage), &a.x_map, bar, block * kBlockK, 0, hopper::kEvictLast);
+  if (a.x_scale_stride == 0) return;
+  hopper::load_bytes(smem.x_scales + stage * kRows * 4, a.x_scales + block * a.x_scale_stride,
+                     a.box_rows * 4, bar);
 }
 
 template <int kN>

@@ -69,6 +69,23 @@ def product(
     return out
 
 
+def gated(x: Fp8Rows, w: Fp8Rows, **options: object) -> Tensor:
+    """The gated kernel itself, with its options."""
+    in_fp8 = options.keys() & {"y_scale", "y_scales"}
+    dtype = torch.uint8 if in_fp8 else BF16
+    out = poisoned(x.stored.shape[0], w.stored.shape[0] // 2, dtype=dtype)
+    native.cuda_gated_fp8_gemm(
+        x.stored.view(torch.uint8),
+        x.scales,
+        w.stored.view(torch.uint8),
+        w.scales,
+        out,
+        stream=torch.cuda.current_stream().cuda_stream,
+        **options,
+    )
+    return out
+
+
 def gated64(y: Tensor) -> Tensor:
     gate, up = y.chunk(2, dim=1)
     return F.silu(gate) * up
@@ -109,9 +126,9 @@ def test_every_shape_of_the_launch(kernel: str, shape: tuple[int, int], rows: in
         pytest.skip("no such instance")
     x, w = Fp8Rows(*quantize_rows(draw(rows, 1552))), Fp8Rows(*quantize_rows(draw(672, 1552)))
     in_groups = Fp8Rows(*quantize_groups(draw(rows, 1552)))
-    cases: list[tuple[Fp8Rows, dict[str, object]]] = [(x, {})]
+    cases: list[tuple[Fp8Rows, dict[str, object]]] = [(x, {}), (in_groups, {})]
     if kernel == "skinny":
-        cases += [(x, {"gated": True}), (in_groups, {})]
+        cases += [(x, {"gated": True})]
     for x_, options in cases:
         exact = wide64(*x_) @ wide64(*w).t()
         exact = gated64(exact) if "gated" in options else exact
@@ -121,16 +138,54 @@ def test_every_shape_of_the_launch(kernel: str, shape: tuple[int, int], rows: in
             assert torch.equal(out, product(kernel, x_, w, shape=shape + rest, **options))
 
 
+@pytest.mark.parametrize("columns", [16, 112, 144, 384, 896])
+@pytest.mark.parametrize("rows", ROWS)
+def test_gated_kernel(rows: int, columns: int) -> None:
+    """bf16 against float64; e4m3 is that of a pass over the bf16, bit by bit."""
+    by_row = torch.logspace(-2, 1, rows, device="cuda").unsqueeze(1)
+    x = Fp8Rows(*quantize_rows((draw(rows, 1040) * by_row).to(BF16)))
+    w = Fp8Rows(*quantize_rows(draw(2 * columns, 1040, scale=0.1)))
+    exact = gated64(wide64(*x) @ wide64(*w).t())
+    for shape in [(0, 0, 0), (2, 3, 2), (1, 2, 2), (2, 4, 4)]:  # CTAs, stages, stages of x
+        y = gated(x, w, shape=shape)
+        assert_as_good_as(y, exact.to(BF16), exact)
+        given = torch.tensor([0.03], device="cuda")
+        out = gated(x, w, shape=shape, y_scale=given, pdl=True)
+        want = fp8.quantize(y, RowFormat("tensor", given))
+        assert torch.equal(out, want.stored.view(torch.uint8))
+        if columns % 128:
+            continue
+        scales = cuda.group_scales(rows, columns // 128, y.device).fill_(float("nan"))
+        out = gated(x, w, shape=shape, y_scales=scales, pdl=True)
+        want = fp8.quantize(y, RowFormat("group"))
+        assert torch.equal(scales, want.scales)
+        assert torch.equal(out, want.stored.view(torch.uint8))
+
+
+@pytest.mark.parametrize(("n", "k"), [(32, 16), (160, 272), (640, 4096)])
+@pytest.mark.parametrize("rows", [3, 100])
+def test_gated_kernel_at_odd_depths(rows: int, n: int, k: int) -> None:
+    x, w = Fp8Rows(*quantize_rows(draw(rows, k))), Fp8Rows(*quantize_rows(draw(n, k)))
+    exact = gated64(wide64(*x) @ wide64(*w).t())
+    assert_as_good_as(gated(x, w), exact.to(BF16), exact)
+    one = Fp8Rows(x.stored, torch.tensor([0.02], device="cuda"))
+    exact = gated64(wide64(x.stored, one.scales.expand(rows)) @ wide64(*w).t())
+    assert_as_good_as(gated(one, w), exact.to(BF16), exact)
+
+
 @pytest.mark.parametrize(("n", "k"), SIZES)
-@pytest.mark.parametrize("rows", [1, 8, 9, 31, 33, 64])
-def test_product_of_groups_by_rows(rows: int, n: int, k: int) -> None:
+@pytest.mark.parametrize(
+    ("kernel", "rows"),
+    [*(("skinny", r) for r in (1, 8, 9, 31, 33, 64)), *(("wide", r) for r in (1, 9, 64, 65, 128))],
+)
+def test_product_of_groups_by_rows(kernel: str, rows: int, n: int, k: int) -> None:
     """x's scales of neighbouring groups differ by powers of ten: none may be taken for another."""
     spread = torch.logspace(-2, 2, -(-k // 128), device="cuda").repeat_interleave(128)[:k]
     x = Fp8Rows(*quantize_groups((draw(rows, k) * spread).to(BF16)))
     w = Fp8Rows(*quantize_rows((draw(n, k) / spread).to(BF16)))
     bias = draw(n)
     exact = wide64(*x) @ wide64(*w).t() + bias.double()
-    assert_as_good_as(product("skinny", x, w, bias), exact.to(BF16), exact)
+    assert_as_good_as(product(kernel, x, w, bias), exact.to(BF16), exact)
 
 
 @pytest.mark.parametrize("columns", [128, 384, 896])
@@ -191,7 +246,7 @@ def test_chain_of_a_layer(rows: int, width: int, activation: str) -> None:
     between = fp8.linear_act_mul(rows_in, *up, activation, to)
     if isinstance(between, Tensor):
         between = fp8.quantize(between, to)
-    in_groups = rows <= 64 and width == 12288 and activation == "silu"
+    in_groups = rows <= 128 and width == 12288 and activation == "silu"
     assert between.scales.dim() == (2 if in_groups else 1)
     gate, linear = (wide64(*rows_in) @ wide64(*up).t()).chunk(2, dim=1)
     exact = (F.silu(gate) if activation == "silu" else F.gelu(gate)) * linear

@@ -20,8 +20,9 @@ MAX_SKINNY_ROWS = 128
 MAX_ALWAYS_SKINNY_ROWS = 64
 MAX_GATED_SKINNY_ROWS = 96
 MANY_ROWS = 128  # an expert; from here on torch's wgmma beats our mma.sync (docs/kernels.md)
-MAX_FP8_ROWS, MAX_SKINNY_FP8_ROWS = 128, 64  # of our two fp8 products (docs/kernels.md)
+MAX_FP8_ROWS, MAX_SKINNY_FP8_ROWS = 128, 64  # of our fp8 products (docs/kernels.md)
 MAX_WIDE_FP8_OUT = 8192  # rows of W; above 64 rows of x cuBLAS wins beyond
+MIN_GATED_FP8_OUT = 2 * 96 * 128  # rows of gate and up; with fewer above 64 rows of x, too
 # Between the two row counts the skinny product wins for large weights alone (docs/kernels.md).
 MIN_LARGE_WEIGHT, MIN_LARGE_K = 30_000_000, 2048
 MAX_WIDE_ROWS, MIN_WIDE_WEIGHT = 384, 100_000_000  # the wide product's, above the skinny one's rows
@@ -249,18 +250,22 @@ def act_and_mul_to_fp8(
     )
 
 
-def takes_fp8_linear(x: Tensor, weight: Tensor, scales: Tensor) -> bool:
-    """Whether one of our fp8 products takes x [M, K] and W [N, K], and beats cuBLAS at it."""
+def takes_fp8_linear(x: Tensor, x_scales: Tensor, weight: Tensor, scales: Tensor) -> bool:
+    """Whether one of our fp8 products takes x [M, K] and W [N, K], and beats others at it."""
     rows = x.shape[0]
     if rows == 0 or rows > MAX_FP8_ROWS or not is_hopper(x.device):
         return False
-    return rows <= MAX_SKINNY_FP8_ROWS or scales.dim() == 2 or weight.shape[0] <= MAX_WIDE_FP8_OUT
+    in_groups = x_scales.dim() == 2 or scales.dim() == 2  # cuBLAS takes none
+    return rows <= MAX_SKINNY_FP8_ROWS or in_groups or weight.shape[0] <= MAX_WIDE_FP8_OUT
 
 
-def takes_fp8_gated(x: Tensor, scales: Tensor) -> bool:
+def takes_fp8_gated(x: Tensor, weight: Tensor, scales: Tensor) -> bool:
     """The same of gate and up in one product."""
-    most = MAX_FP8_ROWS if scales.dim() == 2 else MAX_SKINNY_FP8_ROWS
-    return 0 < x.shape[0] <= most and is_hopper(x.device)
+    rows, n = x.shape[0], weight.shape[0]
+    if rows == 0 or rows > MAX_FP8_ROWS or not is_hopper(x.device):
+        return False
+    fills = n >= MIN_GATED_FP8_OUT and n % 32 == 0
+    return rows <= MAX_SKINNY_FP8_ROWS or scales.dim() == 2 or fills
 
 
 def _fp8_linear_out(x: Tensor, _x_scales: Tensor, weight: Tensor, *_: object) -> Tensor:
@@ -297,16 +302,7 @@ def _fp8_gated_out(
 def fp8_gated(x: Tensor, x_scales: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
     """silu(x Wg^T) * (x Wu^T) in bfloat16."""
     out = _fp8_gated_out(x, x_scales, weight, scales)
-    native.cuda_skinny_fp8_gemm(
-        x.view(torch.uint8),
-        x_scales,
-        weight.view(torch.uint8),
-        scales,
-        None,
-        out,
-        gated=True,
-        **_launch(x),
-    )
+    _launch_fp8_gated(x, x_scales, weight, scales, out)
     return out
 
 
@@ -321,18 +317,26 @@ def fp8_gated_to_fp8(
     given: Tensor | None,
 ) -> None:
     """The same into e4m3: `out_scales` [T, I / 128] is written, or `given` [1] is used."""
-    native.cuda_skinny_fp8_gemm(
-        x.view(torch.uint8),
-        x_scales,
-        weight.view(torch.uint8),
-        scales,
-        None,
-        out.view(torch.uint8),
-        gated=True,
-        y_scale=given,
-        y_scales=out_scales,
-        **_launch(x),
-    )
+    target = out.view(torch.uint8)
+    _launch_fp8_gated(x, x_scales, weight, scales, target, y_scale=given, y_scales=out_scales)
+
+
+def _launch_fp8_gated(
+    x: Tensor,
+    x_scales: Tensor,
+    weight: Tensor,
+    scales: Tensor,
+    out: Tensor,
+    **out_scales: Tensor | None,
+) -> None:
+    wide = weight.view(torch.uint8)
+    options = {**out_scales, **_launch(x)}
+    if x.shape[0] <= MAX_SKINNY_FP8_ROWS or scales.dim() == 2:
+        native.cuda_skinny_fp8_gemm(
+            x.view(torch.uint8), x_scales, wide, scales, None, out, gated=True, **options
+        )
+    else:
+        native.cuda_gated_fp8_gemm(x.view(torch.uint8), x_scales, wide, scales, out, **options)
 
 
 def prepare_step(

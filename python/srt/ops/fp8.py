@@ -175,7 +175,7 @@ def linear_fp8(x: Rows, weight: Tensor, scales: Tensor, bias: Tensor | None = No
         if x.is_cuda:
             return F.linear(x, dequantize(weight, scales, x.dtype), bias)
         return cpu_linear_fp8(x, weight, scales, bias)
-    if cuda.takes_fp8_linear(x.stored, weight, scales):
+    if cuda.takes_fp8_linear(x.stored, x.scales, weight, scales):
         return cuda.fp8_linear(x.stored, x.scales, weight, scales, bias)
     if x.scales.dim() == 2:
         wide = dequantize(*x, torch.bfloat16)
@@ -204,7 +204,9 @@ def linear_act_mul(
     Comes in e4m3 as `to` says where that costs no pass of its own; else wide.
     """
     if not (
-        isinstance(x, Fp8Rows) and activation == "silu" and cuda.takes_fp8_gated(x.stored, scales)
+        isinstance(x, Fp8Rows)
+        and activation == "silu"
+        and cuda.takes_fp8_gated(x.stored, weight, scales)
     ):
         return act_and_mul(linear_fp8(x, weight, scales), activation, to)
     width = weight.shape[0] // 2
