@@ -2,10 +2,10 @@
 
 `python -m bench quality --model models/SmolLM2-135M-Instruct --json out.json`, on a CPU or a GPU.
 On a CPU the rows that go into fp8 products are quantized and widened again, as a GPU would
-quantize them: "fp8" as `--quantization fp8` runs up to 64 tokens of large models, with a scale for
-each 128 inputs of down where these are whole; "token" with one scale per row in all products, as it
-runs more tokens, and as checkpoints that say so run. bench/data/text.txt is a snapshot of two pages
-of docs/.
+quantize them: "fp8" as `--quantization fp8` runs up to 128 tokens of large models, with a scale for
+each 128 inputs of down where these are whole, and for each head of 128 before o; "token" with one
+scale per row in all products, as it runs more tokens, and as checkpoints that say so run.
+bench/data/text.txt is a snapshot of two pages of docs/.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from srt.families import load_model_config
 from srt.layers.linear import QkvLinear, RowParallel
 from srt.layers.mlp import GatedMlp
 from srt.models.decoder import Decoder
+from srt.models.llama import LlamaAttention
 from srt.models.registry import build_model
 from srt.ops.fp8 import GROUP, dequantize, quantize_groups, quantize_rows
 from srt.parallel import TensorParallel
@@ -68,18 +69,22 @@ def load_model(source: Path, weights: str, dtype: torch.dtype, device: torch.dev
     model = build_model(config, tp, device, dtype)
     load_weights(model, model.weight_table(), source, tp)
     if weights != "wide" and device.type == "cpu":
-        downs = {m.down for m in model.modules() if isinstance(m, GatedMlp)}
+        grouped = set(_products_of_groups(model)) if weights == "fp8" else set()
         for module in model.modules():
             if isinstance(module, QkvLinear | RowParallel | GatedMlp):
-                in_groups = weights == "fp8" and module in downs and _is_whole(module)
+                in_groups = module in grouped
                 quantize = quantize_groups if in_groups else quantize_rows
                 module.register_forward_pre_hook(partial(_quantized_and_widened, quantize))
     return model
 
 
-def _is_whole(down: nn.Module) -> bool:
-    assert isinstance(down, RowParallel)
-    return down.weight.shape[1] % GROUP == 0
+def _products_of_groups(model: nn.Module) -> Iterator[nn.Module]:
+    """Those whose rows come with a scale for each 128 values."""
+    for module in model.modules():
+        if isinstance(module, GatedMlp) and module.down.weight.shape[1] % GROUP == 0:
+            yield module.down
+        if isinstance(module, LlamaAttention) and module.head_dim == GROUP:
+            yield module.o
 
 
 def _quantized_and_widened(

@@ -12,6 +12,7 @@
 #include "bind/bind.h"
 #include "bind/cuda_args.h"
 #include "bind/dlpack.h"
+#include "common/fp8_rows.h"
 #include "core/step_message.h"
 
 namespace srt::bind {
@@ -183,13 +184,19 @@ cuda::KvPool pool_of(const TensorView& k, const TensorView& v, DType q_dtype,
 
 // q, out: bf16 or fp16 [T, num_q_heads, head_dim]. page_table: int32 [rows, max_pages].
 // message: int32, the planned step on the device. workspace: uint8 [grid.workspace_bytes].
+// out_scales: [T, num_q_heads], written, where out is e4m3 (as uint8; q bf16, head_dim 128).
 void decode_attention(const TensorView& q, const TensorView& k_cache, const TensorView& v_cache,
                       const TensorView& page_table, const TensorView& message,
                       const TensorView& workspace, const TensorView& out, float scale,
                       int window_left, float softcap, const std::string& kv_format, float k_scale,
-                      float v_scale, int plan_offset, bool pdl, uint64_t stream) {
-  expect(q.ndim == 3 && out.ndim == 3 && q.shape == out.shape && q.dtype == out.dtype,
-         "q and out must be [T, num_q_heads, head_dim] of one dtype");
+                      float v_scale, int plan_offset, const std::optional<TensorView>& out_scales,
+                      bool pdl, uint64_t stream) {
+  const bool is_fp8 = out_scales.has_value();
+  expect(q.ndim == 3 && out.ndim == 3 && q.shape == out.shape &&
+             out.dtype == (is_fp8 ? DType::kU8 : q.dtype),
+         "q and out must be [T, num_q_heads, head_dim] of one dtype (out with scales: uint8)");
+  expect(!is_fp8 || (q.dtype == DType::kBF16 && q.dim(2) == cuda::kFp8Group),
+         "out_scales are for bf16 queries and head_dim 128");
   expect(q.dtype == DType::kBF16 || q.dtype == DType::kF16, "q must be bf16 or fp16");
   for (const TensorView& x : {q, out})
     expect(x.step(2) == 1 && x.step(1) == x.dim(2) && x.step(0) % 4 == 0 &&
@@ -216,6 +223,11 @@ void decode_attention(const TensorView& q, const TensorView& k_cache, const Tens
   p.out_stride = out.step(0);
   p.dtype = q.dtype == DType::kBF16 ? cuda::Dtype::kBF16 : cuda::Dtype::kF16;
   p.num_rows = static_cast<int>(q.dim(0));
+  if (is_fp8) {
+    const GroupScales heads = group_scales(*out_scales, "out_scales", q.dim(0), q.dim(1));
+    p.out_scales = heads.data;
+    p.out_scale_stride = heads.stride;
+  }
   p.page_table = page_table.ptr<int32_t>();
   p.page_table_stride = page_table.step(0);
   p.scoring.scale = scale;
@@ -261,7 +273,7 @@ void bind_cuda_decode(py::module_& m) {
   m.def("cuda_decode_attention", &decode_attention, "q"_a, "k_cache"_a, "v_cache"_a, "page_table"_a,
         "message"_a, "workspace"_a, "out"_a, py::kw_only(), "scale"_a, "window_left"_a = -1,
         "softcap"_a = 0.0f, "kv_format"_a = "", "k_scale"_a = 1.0f, "v_scale"_a = 1.0f,
-        "plan_offset"_a = 0, "pdl"_a = false, "stream"_a,
+        "plan_offset"_a = 0, "out_scales"_a = py::none(), "pdl"_a = false, "stream"_a,
         "Attention of the message's decode rows; tokens beyond the step's get zeros.");
 }
 

@@ -18,7 +18,11 @@ struct DecodeParams {
   int64_t q_stride = 0;
   int64_t out_stride = 0;
   Dtype dtype = Dtype::kBF16;  // of q and out: kBF16 or kF16
-  int num_rows = 0;            // rows from the message's num_tokens on are padding and get zeros
+  // Written where set: [num_q_heads, num_rows], heads out_scale_stride floats apart. Then out is
+  // e4m3, value = stored * scale of its row and head; for head_dim 128.
+  float* out_scales = nullptr;
+  int64_t out_scale_stride = 0;
+  int num_rows = 0;  // rows from the message's num_tokens on are padding and get zeros
   int num_q_heads = 0;
   KvPool kv;
   const int32_t* page_table = nullptr;  // [num_table_rows, page_table_stride]

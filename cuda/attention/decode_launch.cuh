@@ -90,6 +90,8 @@ inline Args make_args(const DecodeParams& p, const HeadBlocks& blocks, int num_c
   a.own_o = reinterpret_cast<float*>(workspace + space.own_o);
   a.q_stride = p.q_stride;
   a.out_stride = p.out_stride;
+  a.out_scales = p.out_scales;
+  a.out_scale_stride = p.out_scale_stride;
   a.table_stride = p.page_table_stride;
   a.num_rows = p.num_rows;
   a.group = p.num_q_heads / p.kv.num_kv_heads;

@@ -28,6 +28,8 @@ struct Args {
   unsigned* joins;  // [kMaxSharers * num_kv_heads]
   int64_t q_stride;
   int64_t out_stride;
+  float* out_scales;  // out is e4m3 where set, see DecodeParams
+  int64_t out_scale_stride;
   int64_t table_stride;
   int num_rows;
   int group;  // query heads of a KV head

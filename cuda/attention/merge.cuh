@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "attention/decode_walk.cuh"
+#include "common/fp8_rows.cuh"
 
 namespace srt::cuda::decode {
 
@@ -15,13 +16,18 @@ namespace srt::cuda::decode {
 template <typename S>
 __device__ __forceinline__ void clear_padding(const Args& args) {
   const int num_tokens = args.message[message::kNumTokens];
-  const int row_pairs = args.num_kv_heads * args.group * S::kHeadDim / 2;
+  const int num_heads = args.num_kv_heads * args.group;
+  const bool is_fp8 = args.out_scales != nullptr;
+  const int words = num_heads * S::kHeadDim / (is_fp8 ? 4 : 2);
 #pragma unroll 1
   for (int row = num_tokens + blockIdx.x; row < args.num_rows; row += gridDim.x) {
-    auto* out =
-        reinterpret_cast<uint32_t*>(static_cast<uint16_t*>(args.out) + row * args.out_stride);
+    auto* out = reinterpret_cast<uint32_t*>(static_cast<uint8_t*>(args.out) +
+                                            row * args.out_stride * (is_fp8 ? 1 : 2));
 #pragma unroll 1
-    for (int i = threadIdx.x; i < row_pairs; i += S::kThreads) out[i] = 0;
+    for (int i = threadIdx.x; i < words; i += S::kThreads) {
+      out[i] = 0;
+      if (is_fp8 && i < num_heads) args.out_scales[i * args.out_scale_stride + row] = 0.0f;
+    }
   }
 }
 
@@ -65,11 +71,30 @@ __device__ __forceinline__ float4* part_row(const Args& args, int slot, int head
   return reinterpret_cast<float4*>(args.part_o + row * S::kHeadDim);
 }
 
+// Four dims of a head in e4m3, with the head's own scale: a warp has all of its 128.
+__device__ __forceinline__ void store_fp8(const Args& args, int token, int head, int quad,
+                                          float4 o) {
+  const uint2 pairs =
+      make_uint2(ptx::pack_pair<__nv_bfloat16>(o.x, o.y), ptx::pack_pair<__nv_bfloat16>(o.z, o.w));
+  const float x[4] = {__uint_as_float(pairs.x << 16), __uint_as_float(pairs.x & 0xffff0000u),
+                      __uint_as_float(pairs.y << 16), __uint_as_float(pairs.y & 0xffff0000u)};
+  const float largest = fmaxf(fmaxf(fabsf(x[0]), fabsf(x[1])), fmaxf(fabsf(x[2]), fabsf(x[3])));
+  const float scale = fp8_scale(warp_max(largest), 0.0f);
+  const float inverse = 1.0f / scale;
+  auto* out = static_cast<uint8_t*>(args.out) + token * args.out_stride + head * 128 + quad * 4;
+  *reinterpret_cast<uint32_t*>(out) =
+      floats_to_fp8x4<Fp8::kE4M3>(x[0] * inverse, x[1] * inverse, x[2] * inverse, x[3] * inverse);
+  if (quad == 0) args.out_scales[head * args.out_scale_stride + token] = scale;
+}
+
 template <typename S>
 __device__ __forceinline__ void store_output(const Args& args, const Unit& unit, int head, int quad,
                                              const Joined& x) {
   const float norm = args.v_scale / x.l;
   const float4 o = make_float4(x.o.x * norm, x.o.y * norm, x.o.z * norm, x.o.w * norm);
+  if constexpr (S::kHeadDim == 128) {
+    if (args.out_scales != nullptr) return store_fp8(args, unit.token, unit.head + head, quad, o);
+  }
   auto* out = static_cast<uint16_t*>(args.out) + unit.token * args.out_stride +
               (unit.head + head) * S::kHeadDim + quad * 4;
   *reinterpret_cast<uint2*>(out) =

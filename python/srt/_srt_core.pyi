@@ -493,6 +493,7 @@ def cuda_decode_attention(
     k_scale: float = 1.0,
     v_scale: float = 1.0,
     plan_offset: int = 0,
+    out_scales: Tensor | None = None,
     pdl: bool = False,
     stream: int,
 ) -> None: ...

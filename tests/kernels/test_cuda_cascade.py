@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from kernels.test_cuda_decode import OFF_WORK, Case, attend, launch, make_inputs
+from kernels.test_cuda_decode import OFF_WORK, Case, attend, check_fp8_out, launch, make_inputs
 from reference import assert_as_good_as
 from srt.core import native
 
@@ -61,6 +61,13 @@ def test_page_sizes(page_size: int, head_dim: int) -> None:
 @pytest.mark.parametrize("heads", [(14, 2), (16, 1)], ids=str)
 def test_fp8_pools(heads: tuple[int, int], head_dim: int, kv_format: str) -> None:
     check(shared_case(Case(heads=heads, head_dim=head_dim, kv_format=kv_format, page_size=8)))
+
+
+@pytest.mark.parametrize("kv_format", ["", "fp8_e5m2"])
+@pytest.mark.parametrize("heads", [(32, 8), (14, 2)], ids=str)
+def test_fp8_out(heads: tuple[int, int], kv_format: str) -> None:
+    case = Case(heads=heads, kv_format=kv_format, page_size=8, padding=3)
+    check_fp8_out(shared_case(case), share=True)
 
 
 def test_softcap_and_sharp_scores() -> None:

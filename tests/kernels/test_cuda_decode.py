@@ -11,7 +11,9 @@ from torch import Tensor
 
 from reference import REFERENCE_DEVICE, assert_as_good_as
 from srt.core import native
+from srt.ops import cuda, fp8
 from srt.ops import message as msg
+from srt.ops.fp8 import RowFormat
 
 pytestmark = pytest.mark.gpu
 if not native.HAS_CUDA:
@@ -123,8 +125,18 @@ def attend(case: Case, inputs: Inputs, dtype: torch.dtype) -> Tensor:
     return torch.stack(rows).to(inputs.q.device)
 
 
-def launch(case: Case, inputs: Inputs, *, pdl: bool = False, share: bool = False) -> Tensor:
-    """The kernel's answer, twice the same, in an output that was poisoned."""
+def launch(
+    case: Case,
+    inputs: Inputs,
+    *,
+    pdl: bool = False,
+    share: bool = False,
+    out_scales: Tensor | None = None,
+) -> Tensor:
+    """The kernel's answer, twice the same, in an output that was poisoned.
+
+    out_scales: written, [T, Hq]; then the answer is e4m3 as uint8.
+    """
     grid = native.DecodeGrid(*case.heads, case.head_dim, case.kv_format)
     message = inputs.message.clone()
     plans = [(grid, -1), (grid, case.window_left)]
@@ -137,6 +149,9 @@ def launch(case: Case, inputs: Inputs, *, pdl: bool = False, share: bool = False
     outs = []
     for _ in range(2):
         out = torch.full_like(inputs.q, torch.nan, memory_format=torch.contiguous_format)
+        if out_scales is not None:
+            out = torch.full_like(out, 0x7F, dtype=torch.uint8)  # NaN in e4m3
+            out_scales.fill_(torch.nan)
         native.cuda_decode_attention(
             inputs.q,
             inputs.k,
@@ -152,6 +167,7 @@ def launch(case: Case, inputs: Inputs, *, pdl: bool = False, share: bool = False
             k_scale=case.scales[0],
             v_scale=case.scales[1],
             plan_offset=native.decode_plan_words([(grid, -1)]),
+            out_scales=out_scales,
             pdl=pdl,
             stream=torch.cuda.current_stream().cuda_stream,
         )
@@ -167,6 +183,26 @@ def check(case: Case, *, pdl: bool = False) -> None:
     assert (out[count:] == 0).all()
     naive, ref64 = attend(case, inputs, case.dtype), attend(case, inputs, torch.float64)
     assert_as_good_as(out[:count], naive, ref64)
+
+
+def check_fp8_out(case: Case, *, share: bool = False) -> None:
+    """e4m3 and its scales are those of a pass over the bf16 output, bit by bit; padding is zero."""
+    inputs = make_inputs(case)
+    want = fp8.quantize(launch(case, inputs, share=share).flatten(1), RowFormat("group"))
+    scales = cuda.group_scales(inputs.q.shape[0], case.heads[0], inputs.q.device)
+    out = launch(case, inputs, share=share, out_scales=scales, pdl=True).flatten(1)
+    count = len(case.lens)
+    assert torch.equal(scales[:count], want.scales[:count])
+    assert torch.equal(out[:count], want.stored[:count].view(torch.uint8))
+    assert scales[count:].eq(0).all()
+    assert out[count:].eq(0).all()
+
+
+@pytest.mark.parametrize("kv_format", ["", "fp8_e5m2"])
+@pytest.mark.parametrize("lens", [tuple(RAGGED), (5000,), (300,) * 150], ids=len)
+@pytest.mark.parametrize("heads", [(32, 8), (9, 3), (71, 1)], ids=str)
+def test_fp8_out(heads: tuple[int, int], lens: tuple[int, ...], kv_format: str) -> None:
+    check_fp8_out(Case(heads=heads, lens=lens, kv_format=kv_format, page_size=8, padding=3))
 
 
 @pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 192, 256])

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypedDict
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from srt import ops
 from srt.batch import ForwardBatch
+from srt.ops import fp8
+from srt.ops.fp8 import RowFormat, Rows
+
+
+class AttendOptions(TypedDict):
+    """What both kinds of attention of a layer are told."""
+
+    scale: float
+    window_left: int
+    softcap: float
+    kv_format: str
+    k_scale: float
+    v_scale: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +106,13 @@ class Attention(nn.Module):
         v: Tensor,
         batch: ForwardBatch,
         head_norms: ops.HeadNorms | None = None,
-    ) -> Tensor:
+        rows: RowFormat | None = None,
+    ) -> Rows:
         """q [T, heads, head_dim], k and v [T, kv_heads, head_dim] → [T, heads * head_dim].
 
         q is normed (where asked for) and rotated in place; k and v go to the pool before the
-        queries read it.
+        queries read it. The output comes in fp8 where `rows`, the next product's, takes scales of
+        groups and no pass is needed for it.
         """
         spec, kv = self.spec, batch.kv
         i = spec.layer_idx
@@ -122,17 +138,16 @@ class Attention(nn.Module):
             v_scale=v_scale,
             head_norms=head_norms,
         )
-        out = ops.paged_attention(
-            q,
-            k_cache,
-            v_cache,
-            batch,
-            scale=spec.scale,
-            window_left=spec.window_left,
-            softcap=spec.softcap,
-            causal=spec.causal,
-            kv_format=kv.kv_format,
-            k_scale=k_scale,
-            v_scale=v_scale,
-        )
+        options: AttendOptions = {
+            "scale": spec.scale,
+            "window_left": spec.window_left,
+            "softcap": spec.softcap,
+            "kv_format": kv.kv_format,
+            "k_scale": k_scale,
+            "v_scale": v_scale,
+        }
+        in_groups = rows is not None and rows.or_group and missing == 0
+        if in_groups and fp8.takes_attention(q, k_cache, v_cache, batch, spec.window_left):
+            return fp8.attend(q, k_cache, v_cache, batch, **options)
+        out = ops.paged_attention(q, k_cache, v_cache, batch, causal=spec.causal, **options)
         return out[..., : spec.head_dim].flatten(1)

@@ -60,7 +60,7 @@ class LlamaAttention(nn.Module):
             )
         elif self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        out: Tensor = self.o(self.attend(q, k, v, batch, norms))
+        out: Tensor = self.o(self.attend(q, k, v, batch, norms, self.o.rows))
         return out
 
 

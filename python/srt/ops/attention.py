@@ -122,8 +122,12 @@ def decode(  # noqa: PLR0913
     kv_format: str,
     k_scale: float,
     v_scale: float,
+    out_scales: Tensor | None = None,
 ) -> None:
-    """Sequences [0, num_decode) on CUDA; rows of `out` beyond the step's tokens become zero."""
+    """Sequences [0, num_decode) on CUDA; rows of `out` beyond the step's tokens become zero.
+
+    out_scales: float32 [T, Hq] as `cuda.group_scales` makes them; written where `out` is e4m3.
+    """
     assert batch.decode_work is not None
     assert batch.attn_workspace is not None
     native.cuda_decode_attention(
@@ -143,6 +147,7 @@ def decode(  # noqa: PLR0913
         plan_offset=batch.decode_plans[
             DecodeKind(q.shape[1], k_cache.shape[1], q.shape[2], window_left)
         ],
+        out_scales=out_scales,
         pdl=is_hopper(q.device),
         stream=torch.cuda.current_stream(q.device).cuda_stream,
     )

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from srt.batch import DecodeKind, ForwardBatch
 from srt.core import native
 from srt.ops import cuda, gelu_and_mul, silu_and_mul
+from srt.ops.attention import decode
 from srt.ops.library import kernel
 
 FP8_MAX = 448.0
@@ -140,6 +142,54 @@ def act_and_mul(x: Tensor, activation: str, to: RowFormat | None) -> Rows:
     out, scales = cuda.fp8_target((x.shape[0], x.shape[1] // 2), x.device, to.kind)
     cuda.act_and_mul_to_fp8(x, activation, out, scales, to.given, to.limit)
     return Fp8Rows(out, _written(scales, to))
+
+
+def takes_attention(
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, batch: ForwardBatch, window_left: int
+) -> bool:
+    """Whether `attend` does: decodes alone, few enough that a product of ours takes the rows."""
+    if not q.is_cuda or q.shape[2] != GROUP or q.dtype != torch.bfloat16:
+        return False
+    if q.shape[0] > cuda.MAX_FP8_ROWS or not cuda.is_hopper(q.device):
+        return False
+    if torch.compiler.is_compiling() or batch.device_num_decode is not None:
+        return False
+    kind = DecodeKind(q.shape[1], k_cache.shape[1], q.shape[2], window_left)
+    planned = kind in batch.decode_plans and k_cache.shape == v_cache.shape
+    return planned and 0 < batch.num_decode == batch.num_seqs
+
+
+def attend(  # noqa: PLR0913
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    batch: ForwardBatch,
+    *,
+    scale: float,
+    window_left: int,
+    softcap: float,
+    kv_format: str,
+    k_scale: float,
+    v_scale: float,
+) -> Fp8Rows:
+    """`ops.paged_attention` of decodes into e4m3 [T, Hq * 128], with a scale for each head."""
+    out, scales = cuda.fp8_target((q.shape[0], q.shape[1] * GROUP), q.device, "group")
+    decode(
+        q,
+        k_cache,
+        v_cache,
+        batch,
+        out.view(torch.uint8).view(q.shape),
+        scale=scale,
+        window_left=window_left,
+        softcap=softcap,
+        kv_format=kv_format,
+        k_scale=k_scale,
+        v_scale=v_scale,
+        out_scales=scales,
+    )
+    assert scales is not None
+    return Fp8Rows(out, scales)
 
 
 def _written(scales: Tensor | None, to: RowFormat) -> Tensor:
