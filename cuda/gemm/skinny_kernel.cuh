@@ -120,27 +120,36 @@ __device__ void produce(const Args& a, uint32_t smem, uint32_t full, uint32_t em
   const int total = my_tiles * per_tile;
   const int ahead = min(total, L::kStages);
   if (total == ahead) ptx::grid_launch();  // little to load: the next kernel may settle at once
+  // Counted, for divisions would take as long as a block.
+  int tile = first_tile;
+  int block = k.begin;
+  const auto advance = [&] {
+    if (++block < k.end) return;
+    block = k.begin;
+    tile += tile_step;
+  };
   for (int i = 0; i < ahead; ++i) {
     const uint32_t bar = full + 8 * i;
     barrier_expect_bytes(bar, L::kStageBytes);
-    load_weights<kM, kGroups, kGated>(a, smem + i * L::kStageBytes, bar,
-                                      first_tile + i / per_tile * tile_step,
-                                      k.begin + i % per_tile);
+    load_weights<kM, kGroups, kGated>(a, smem + i * L::kStageBytes, bar, tile, block);
+    advance();
   }
   ptx::grid_wait();  // x comes from the previous kernel
-  for (int i = 0; i < ahead; ++i) {
-    load_box(smem + i * L::kStageBytes + L::kWBytes, &a.x_map, full + 8 * i,
-             (k.begin + i % per_tile) * kBlockK, 0, kEvictLast);
+  for (int i = 0, at = k.begin; i < ahead; ++i) {
+    load_box(smem + i * L::kStageBytes + L::kWBytes, &a.x_map, full + 8 * i, at * kBlockK, 0,
+             kEvictLast);
+    at = at + 1 < k.end ? at + 1 : k.begin;
   }
+  int s = 0;
+  uint32_t phase = 0;
   for (int i = ahead; i < total; ++i) {
-    const int s = i % L::kStages;
     const uint32_t bar = full + 8 * s;
-    const int block = k.begin + i % per_tile;
-    barrier_wait(empty + 8 * s, (i / L::kStages - 1) & 1);
+    barrier_wait(empty + 8 * s, phase);
     barrier_expect_bytes(bar, L::kStageBytes);
-    load_weights<kM, kGroups, kGated>(a, smem + s * L::kStageBytes, bar,
-                                      first_tile + i / per_tile * tile_step, block);
+    load_weights<kM, kGroups, kGated>(a, smem + s * L::kStageBytes, bar, tile, block);
     load_box(smem + s * L::kStageBytes + L::kWBytes, &a.x_map, bar, block * kBlockK, 0, kEvictLast);
+    advance();
+    if (++s == L::kStages) s = 0, phase ^= 1;
   }
   // All loads are on their way: the next kernel's weights follow while this one finishes.
   if (total > ahead) ptx::grid_launch();
