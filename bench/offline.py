@@ -178,12 +178,7 @@ def main() -> None:
     ap.add_argument("--commit", help="commit to record where git is not at hand")
     ap.add_argument("--json", type=Path)
     args = ap.parse_args()
-    settings: dict[str, object] = {}
-    for pair in args.set:
-        key, value = pair.split("=", 1)
-        settings[key] = (
-            int(value) if value.lstrip("-").isdigit() else {"true": True}.get(value, value)
-        )
+    settings = parse_settings(args.set)
     if args.fp8:
         settings |= {"quantization": "fp8", "kv_cache_dtype": "fp8_e5m2"}
     cases = S1_CASES[args.shape]
