@@ -3,6 +3,7 @@
 
 #include <array>
 #include <bit>
+#include <string>
 
 #include "bind/bind.h"
 #include "bind/cuda_args.h"
@@ -20,14 +21,15 @@ using Sizes = std::array<int, 6>;  // layers, hidden, intermediate, query heads,
 
 cuda::DecodeStepShape as_shape(const Sizes& s) { return {s[0], s[1], s[2], s[3], s[4], s[5]}; }
 
-// x: bf16 [rows, hidden] contiguous, replaced. layers: int64 [layers, 9], device addresses as in
-// DecodeStepLayer, whose owner keeps them alive. positions, slots, rows, seq_lens: int32 [rows].
-// page_table: int32 [any, pages]. cos_sin: float32 [max_positions, head_dim]. workspace: uint8.
+// x: bf16 [rows, hidden] contiguous, replaced. layers: int64 [layers, 10], device addresses as in
+// DecodeStepLayer, whose owner keeps them alive, the last word its two floats. positions, slots,
+// rows, seq_lens: int32 [rows]. page_table: int32 [any, pages]. cos_sin: float32 [max_positions,
+// head_dim]. workspace: uint8.
 void decode_step(const TensorView& x, const TensorView& layers, const TensorView& positions,
                  const TensorView& slots, const TensorView& rows, const TensorView& seq_lens,
                  const TensorView& page_table, const TensorView& cos_sin,
                  const TensorView& workspace, const Sizes& sizes, int page_size, float eps,
-                 float scale, bool pdl, uint64_t stream) {
+                 float scale, const std::string& kv_format, bool pdl, uint64_t stream) {
   cuda::DecodeStepParams p{};
   p.shape = as_shape(sizes);
   expect(cuda::decode_step_fits(p.shape), "no decode step kernel for these sizes");
@@ -37,7 +39,7 @@ void decode_step(const TensorView& x, const TensorView& layers, const TensorView
   expect(x.dim(0) <= cuda::kMaxDecodeStepRows, "x must have at most 8 rows");
   expect(layers.dtype == DType::kI64 && layers.is_contiguous() && layers.device == Device::kCuda &&
              layers.numel() == int64_t{p.shape.num_layers} * cuda::kDecodeStepLayerWords,
-         "layers must be int64 [layers, 9] on the device");
+         "layers must be int64 [layers, 10] on the device");
   expect(page_size > 0 && std::has_single_bit(static_cast<unsigned>(page_size)),
          "page_size must be a power of two");
   expect(page_table.ndim == 2 && page_table.step(1) == 1, "page_table must be [rows, pages]");
@@ -62,6 +64,7 @@ void decode_step(const TensorView& x, const TensorView& layers, const TensorView
   p.log2_page_size = std::countr_zero(static_cast<unsigned>(page_size));
   p.eps = eps;
   p.scale = scale;
+  p.kv_format = as_kv_format(kv_format);
   p.pdl = pdl;
   check_cuda(cuda::run_decode_step(p, as_stream(stream)), "decode_step");
 }
@@ -79,7 +82,7 @@ void bind_cuda_decode_step(py::module_& m) {
       "sizes"_a);
   m.def("cuda_decode_step", &decode_step, "x"_a, "layers"_a, "positions"_a, "slots"_a, "rows"_a,
         "seq_lens"_a, "page_table"_a, "cos_sin"_a, "workspace"_a, "sizes"_a, "page_size"_a, "eps"_a,
-        "scale"_a, "pdl"_a, "stream"_a);
+        "scale"_a, "kv_format"_a, "pdl"_a, "stream"_a);
 }
 
 }  // namespace srt::bind

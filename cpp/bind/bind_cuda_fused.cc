@@ -149,13 +149,6 @@ void softcap(const TensorView& x, float cap, bool pdl, uint64_t stream) {
   check_cuda(cuda::softcap(p, as_stream(stream)), "softcap");
 }
 
-cuda::KvFormat as_kv_format(const std::string& name) {
-  if (name.empty()) return cuda::KvFormat::kSame;
-  if (name == "fp8_e4m3") return cuda::KvFormat::kE4M3;
-  if (name == "fp8_e5m2") return cuda::KvFormat::kE5M2;
-  throw InvalidArgument("kv_format must be empty, fp8_e4m3 or fp8_e5m2, not " + name);
-}
-
 // A [T, H, D] view of dtype x.
 cuda::HeadsView as_heads(const TensorView& t, const char* name, const TensorView& x) {
   expect_arg(t.ndim == 3 && t.dtype == x.dtype && t.dim(0) == x.dim(0), name,

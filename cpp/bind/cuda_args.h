@@ -12,6 +12,7 @@
 #include "common/launch.h"
 #include "core/error.h"
 #include "core/tensor_view.h"
+#include "rope/rotary.h"
 
 namespace srt::bind {
 
@@ -35,6 +36,14 @@ inline cuda::Dtype as_dtype(const TensorView& t, const char* name) {
     default:
       throw InvalidArgument(std::string(name) + " must be float32, float16 or bfloat16");
   }
+}
+
+// How a pool stores K and V.
+inline cuda::KvFormat as_kv_format(const std::string& name) {
+  if (name.empty()) return cuda::KvFormat::kSame;
+  if (name == "fp8_e4m3") return cuda::KvFormat::kE4M3;
+  if (name == "fp8_e5m2") return cuda::KvFormat::kE5M2;
+  throw InvalidArgument("kv_format must be empty, fp8_e4m3 or fp8_e5m2, not " + name);
 }
 
 // Throws "`name` `what`" unless ok; builds the message only then.

@@ -6,10 +6,13 @@
 // CTA that has the first joins them, in their order.
 #pragma once
 
+#include "common/fp8.cuh"
 #include "common/vec.cuh"
 #include "decode_step/join.cuh"
 
 namespace srt::cuda::decode_step {
+
+constexpr float kLog2E = 1.4426950408889634f;
 
 __device__ __forceinline__ float2 unpack(uint32_t x) {
   return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(x));
@@ -89,33 +92,78 @@ __device__ __forceinline__ int64_t pool_place(const Args& a, int slot, int kv_he
          L::kHeadDim;
 }
 
+// Eight values of bf16 as the pool stores them.
+__device__ __forceinline__ uint2 to_fp8(const uint4& x, KvFormat format, float scale) {
+  const uint32_t pairs[4] = {x.x, x.y, x.z, x.w};
+  uint32_t stored[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    float2 v = unpack(pairs[i]);
+    if (scale != 1.0f) v = make_float2(__fdiv_rn(v.x, scale), __fdiv_rn(v.y, scale));
+    stored[i] = format == KvFormat::kE4M3 ? floats_to_fp8x2<Fp8::kE4M3>(v.x, v.y)
+                                          : floats_to_fp8x2<Fp8::kE5M2>(v.x, v.y);
+  }
+  return make_uint2(stored[0] | stored[1] << 16, stored[2] | stored[3] << 16);
+}
+
 // The new token's K or V: into its row of the stage, and into the pool. The lanes of quad 0 hold
 // it.
 template <typename L>
 __device__ __forceinline__ void put_newest(const Head<L>& head, uint32_t row, void* cache,
-                                           int64_t offset, const Lane& lane) {
+                                           int64_t offset, KvFormat format, float scale,
+                                           const Lane& lane) {
   if (lane.row == 0) {
 #pragma unroll
     for (int i = 0; i < Head<L>::kParts; ++i) {
       const int at = 32 * i + 8 * lane.quad;
-      ptx::store_shared_16(row + at * 2, head.v[i]);
-      *reinterpret_cast<uint4*>(static_cast<bf16*>(cache) + offset + at) = head.v[i];
+      if constexpr (L::kKvBytes == 2) {
+        ptx::store_shared_16(row + at * 2, head.v[i]);
+        *reinterpret_cast<uint4*>(static_cast<bf16*>(cache) + offset + at) = head.v[i];
+      } else {
+        const uint2 stored = to_fp8(head.v[i], format, scale);
+        ptx::store_shared_4(row + at, stored.x);
+        ptx::store_shared_4(row + at + 4, stored.y);
+        *reinterpret_cast<uint2*>(static_cast<uint8_t*>(cache) + offset + at) = stored;
+      }
     }
     hopper::fence_async_proxy();  // before the copy engine refills the stage
   }
   __syncwarp();  // the row can be read
 }
 
+// fp8 of the pool as bf16, exactly; see Fp8Widening.
+struct Widening {
+  int shift;
+  uint32_t factors;
+
+  // Of bytes 1 and 3.
+  __device__ __forceinline__ uint32_t pair(uint32_t bytes) const {
+    const uint32_t bits = ((bytes & 0x7f007f00u) >> shift) | (bytes & 0x80008000u);
+    uint32_t wide;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(wide) : "r"(bits), "r"(factors), "r"(0x80008000u));
+    return wide;
+  }
+  __device__ __forceinline__ uint4 eight(uint2 x) const {
+    return {pair(__byte_perm(x.x, 0, 0x1404)), pair(__byte_perm(x.x, 0, 0x3424)),
+            pair(__byte_perm(x.y, 0, 0x1404)), pair(__byte_perm(x.y, 0, 0x3424))};
+  }
+};
+
 // The warp's 16 scores a head: s[j][e] is token 8 j + 2 quad + e.
 template <typename L>
 __device__ __forceinline__ void score(float (&s)[2][4], const Head<L>& q, uint32_t tokens,
-                                      const Lane& lane) {
+                                      const Widening& widening, const Lane& lane) {
 #pragma unroll
   for (int j = 0; j < 2; ++j) {
-    const uint32_t row = tokens + (8 * j + lane.row) * L::kKvStride + lane.quad * 16;
+    const uint32_t row = tokens + (8 * j + lane.row) * L::kKvStride + lane.quad * 8 * L::kKvBytes;
 #pragma unroll
     for (int i = 0; i < Head<L>::kParts; ++i) {
-      const uint4 k = ptx::load_shared_16(row + 64 * i);
+      uint4 k;
+      if constexpr (L::kKvBytes == 2) {
+        k = ptx::load_shared_16(row + 64 * i);
+      } else {
+        k = widening.eight(ptx::load_shared_8(row + 32 * i));
+      }
       const uint32_t lo[4] = {q.v[i].x, 0, q.v[i].y, 0};
       const uint32_t hi[4] = {q.v[i].z, 0, q.v[i].w, 0};
       ptx::mma_m16n8k16<bf16>(s[j], lo, k.x, k.y);
@@ -170,16 +218,34 @@ __device__ __forceinline__ void erase_tokens(uint32_t tokens) {
 }
 
 // O^T += V^T P^T: the heads are the 8 columns, so that nothing is computed for heads that are not.
+// ldmatrix moves fp8 by pairs of dims; one is a row of the upper half, one of the lower.
 template <typename L>
 __device__ __forceinline__ void accumulate(Attended<L>& run, const uint32_t (&p)[2],
-                                           uint32_t tokens) {
+                                           uint32_t tokens, const Widening& widening) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const uint32_t row = tokens + (lane % 8 + lane / 16 * 8) * L::kKvStride + lane / 8 % 2 * 16;
+  const int high = lane / 16;
+  const int low = lane / 8 % 2;
+  if constexpr (L::kKvBytes == 2) {
+    const uint32_t row = tokens + (lane % 8 + high * 8) * L::kKvStride + low * 16;
 #pragma unroll
-  for (int j = 0; j < L::kHeadDim / 16; ++j) {
-    uint32_t v[4];
-    ptx::ldmatrix_x4_trans(v, row + j * 32);
-    ptx::mma_m16n8k16<bf16>(run.o[j], v, p[0], p[1]);
+    for (int j = 0; j < L::kHeadDim / 16; ++j) {
+      uint32_t v[4];
+      ptx::ldmatrix_x4_trans(v, row + j * 32);
+      ptx::mma_m16n8k16<bf16>(run.o[j], v, p[0], p[1]);
+    }
+  } else {
+    const uint32_t row = tokens + (lane % 8 + low * 8) * L::kKvStride + high * 16;
+#pragma unroll
+    for (int j = 0; j < L::kHeadDim / 16; j += 2) {
+      uint32_t v[4];
+      ptx::ldmatrix_x4_trans(v, row + j * 16);
+#pragma unroll
+      for (int d = 0; d < 2; ++d) {
+        const uint32_t wide[4] = {widening.pair(v[2 * d] << 8), widening.pair(v[2 * d]),
+                                  widening.pair(v[2 * d + 1] << 8), widening.pair(v[2 * d + 1])};
+        ptx::mma_m16n8k16<bf16>(run.o[j + d], wide, p[0], p[1]);
+      }
+    }
   }
 }
 
@@ -191,7 +257,8 @@ __device__ __forceinline__ void run_attention(Ring<L::kStages>& ring, const Args
   const DecodeStepShape& shape = a.p.shape;
   const int group = shape.num_q_heads / shape.num_kv_heads;
   const int heads = shape.num_q_heads + 2 * shape.num_kv_heads;
-  const float scale_log2 = a.p.scale * 1.4426950408889634f;
+  const Widening widening{a.kv_shift, a.kv_factors};
+  const float scale_log2 = a.p.scale * (L::kKvBytes == 2 ? 1.0f : layer.k_scale) * kLog2E;
   const int count = share.count();
 #pragma unroll 1
   for (int n = 0; n < count; ++n) {
@@ -230,7 +297,8 @@ __device__ __forceinline__ void run_attention(Ring<L::kStages>& ring, const Args
         if (s % L::kKvStages == mine) {
           if (has_newest) {
             put_newest<L>(fresh, at + newest_row, is_key ? layer.k_cache : layer.v_cache,
-                          pool_place<L>(a, slot, item.kv_head), lane);
+                          pool_place<L>(a, slot, item.kv_head), a.p.kv_format,
+                          is_key ? layer.k_scale : layer.v_scale, lane);
           }
           if (is_key) {
             if (has_newest) {
@@ -238,10 +306,10 @@ __device__ __forceinline__ void run_attention(Ring<L::kStages>& ring, const Args
               fresh.await(fused + v_head * L::kHeadDim, true, lane.quad);
             }
             float scores[2][4] = {};
-            score<L>(scores, q, at, lane);
+            score<L>(scores, q, at, widening, lane);
             soften<L>(scores, run, p, scale_log2, left, lane.quad);
           } else {
-            accumulate<L>(run, p, at);
+            accumulate<L>(run, p, at, widening);
           }
           if ((item.end - tile) * 2 * L::kKvStages - s <= L::kStages) erase_tokens<L>(at);
         }
@@ -250,7 +318,8 @@ __device__ __forceinline__ void run_attention(Ring<L::kStages>& ring, const Args
         ring.next();
       }
     }
-    join_warps<L>(a, splits, item, run, scale_log2, copy, smem, lane);
+    const float v_scale = L::kKvBytes == 2 ? 1.0f : layer.v_scale;
+    join_warps<L>(a, splits, item, run, scale_log2, v_scale, copy, smem, lane);
   }
   // When nobody waits for this CTA's parts any more: those who joined before could wait in a
   // circle.

@@ -1,12 +1,9 @@
 // The launcher of the decode step: what fits, and where the workspace's pieces lie.
 #include "decode_step/decode_step.h"
-#include "decode_step/layout.cuh"
+#include "decode_step/launch.cuh"
 
 namespace srt::cuda {
 namespace decode_step {
-
-cudaError_t launch_d64(const Args& a, cudaStream_t stream);
-cudaError_t launch_d128(const Args& a, cudaStream_t stream);
 
 namespace {
 
@@ -36,6 +33,19 @@ size_t place(const DecodeStepShape& s, uint8_t* base, Args* a) {
   return at;
 }
 
+template <int kHeadDim>
+cudaError_t launch_head_dim(const Args& a, cudaStream_t stream) {
+  return a.p.kv_format == KvFormat::kSame ? launch_decode_step<Layout<kHeadDim, 2>>(a, stream)
+                                          : launch_decode_step<Layout<kHeadDim, 1>>(a, stream);
+}
+
+template <KvDtype kKv>
+void set_widening(Args& a) {
+  using W = Fp8Widening<bf16, kKv>;
+  a.kv_shift = W::kShift;
+  a.kv_factors = W::kFactor | W::kFactor << 16;
+}
+
 }  // namespace
 }  // namespace decode_step
 
@@ -63,7 +73,9 @@ cudaError_t run_decode_step(const DecodeStepParams& p, cudaStream_t stream) {
   place(p.shape, static_cast<uint8_t*>(p.workspace), &a);
   a.max_parts = kPartSlots / p.num_rows < kMaxParts ? kPartSlots / p.num_rows : kMaxParts;
   a.inverse_rows = 65536 / p.num_rows + 1;
-  return p.shape.head_dim == 64 ? launch_d64(a, stream) : launch_d128(a, stream);
+  if (p.kv_format == KvFormat::kE4M3) set_widening<KvDtype::kE4M3>(a);
+  if (p.kv_format == KvFormat::kE5M2) set_widening<KvDtype::kE5M2>(a);
+  return p.shape.head_dim == 64 ? launch_head_dim<64>(a, stream) : launch_head_dim<128>(a, stream);
 }
 
 }  // namespace srt::cuda

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "common/launch.h"
+#include "rope/rotary.h"
 
 namespace srt::cuda {
 
@@ -21,6 +22,8 @@ struct DecodeStepLayer {
   const void* down;       // [hidden, intermediate]
   void* k_cache;          // [num_pages, num_kv_heads, page_size, head_dim]
   void* v_cache;
+  float k_scale;  // of an fp8 pool: x = stored * scale; else not read
+  float v_scale;
 };
 constexpr int kDecodeStepLayerWords = sizeof(DecodeStepLayer) / 8;
 
@@ -48,6 +51,7 @@ struct DecodeStepParams {
   void* workspace;       // see decode_step_bytes
   int num_rows;
   int log2_page_size;
+  KvFormat kv_format;
   float eps;    // of the norms
   float scale;  // of q k
   bool pdl;     // start before the previous kernel, which may write x alone, has ended

@@ -3,8 +3,6 @@
 
 namespace srt::cuda::decode_step {
 
-cudaError_t launch_d128(const Args& a, cudaStream_t stream) {
-  return launch_decode_step<Layout<128>>(a, stream);
-}
+template cudaError_t launch_decode_step<Layout<128, 2>>(const Args&, cudaStream_t);
 
 }  // namespace srt::cuda::decode_step

@@ -6,7 +6,8 @@
 namespace srt::cuda::decode_step {
 
 // A warp's running softmax over its tokens. m is the largest raw score of the lane's head, l sums
-// this lane's tokens only; o[j][2 d + e] is dim 16 j + 8 d + row of head 2 quad + e.
+// this lane's tokens only; o[j][2 d + e] is dim 16 j + 8 d + row of head 2 quad + e (of an fp8
+// pool: dim 16 j + 2 row + d).
 template <typename L>
 struct Attended {
   float m = -INFINITY;
@@ -108,8 +109,8 @@ __device__ __forceinline__ void join_parts(const Args& a, int parts, int first_h
 // All warps' results of an item to its output, or to the workspace where it is a part.
 template <typename L>
 __device__ __forceinline__ void join_warps(const Args& a, const Splits& splits, const Item& item,
-                                           Attended<L>& run, float scale_log2, int copy,
-                                           uint8_t* smem, const Lane& lane) {
+                                           Attended<L>& run, float scale_log2, float v_scale,
+                                           int copy, uint8_t* smem, const Lane& lane) {
   float* const o = reinterpret_cast<float*>(smem);  // [kWarps][kMaxGroup][kMergeStride]
   float2* const ml = reinterpret_cast<float2*>(o + kWarps * kMaxGroup * L::kMergeStride);
   const DecodeStepShape& shape = a.p.shape;
@@ -121,11 +122,15 @@ __device__ __forceinline__ void join_warps(const Args& a, const Splits& splits, 
   const float sum = over_quad(run.l, true);
   if (lane.row < group && lane.quad == 0)
     ml[lane.warp * kMaxGroup + lane.row] = make_float2(run.m * scale_log2, sum);
-  float* const at = o + (lane.warp * kMaxGroup + 2 * lane.quad) * L::kMergeStride + lane.row;
+  constexpr int kRowDims = L::kKvBytes == 2 ? 1 : 2;  // from a row to the next
+  constexpr int kHalfDims = L::kKvBytes == 2 ? 8 : 1;
+  float* const at =
+      o + (lane.warp * kMaxGroup + 2 * lane.quad) * L::kMergeStride + lane.row * kRowDims;
 #pragma unroll
   for (int j = 0; j < L::kHeadDim / 16; ++j) {
 #pragma unroll
-    for (int e = 0; e < 4; ++e) at[e % 2 * L::kMergeStride + 16 * j + e / 2 * 8] = run.o[j][e];
+    for (int e = 0; e < 4; ++e)
+      at[e % 2 * L::kMergeStride + 16 * j + e / 2 * kHalfDims] = run.o[j][e];
   }
   consumer_barrier();  // all warps' results can be read
   constexpr int kVectors = L::kHeadDim / 4;
@@ -146,7 +151,7 @@ __device__ __forceinline__ void join_warps(const Args& a, const Splits& splits, 
           v, p,
           *reinterpret_cast<const float4*>(o + (w * kMaxGroup + head) * L::kMergeStride + at));
     }
-    v = scaled(v, 1.0f / total);
+    v = scaled(v, v_scale / total);
     if (parts == 1) {
       publish(a.attn + (first_head + head) * L::kHeadDim + at, pack_four(v));
     } else {

@@ -13,6 +13,7 @@
 #pragma once
 
 #include "decode_step/attend.cuh"
+#include "decode_step/launch.cuh"
 #include "decode_step/producer.cuh"
 #include "decode_step/product.cuh"
 

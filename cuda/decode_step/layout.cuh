@@ -3,6 +3,7 @@
 
 #include <cuda_bf16.h>
 
+#include "attention/kv_fp8.cuh"
 #include "common/hopper.cuh"
 #include "common/launch.h"
 #include "decode_step/decode_step.h"
@@ -40,11 +41,13 @@ __host__ __device__ constexpr int weight_stride(int columns) {
 }
 static_assert(kTileRows * weight_stride(kChunk) <= kStageBytes);
 
-template <int kHeadDimV>
+// kKvBytes: of a value in the pool, 2 (bf16) or 1 (fp8).
+template <int kHeadDimV, int kKvBytesV>
 struct Layout {
   static constexpr int kHeadDim = kHeadDimV;
-  static constexpr int kKvStride = kHeadDim * 2 + 16;  // ldmatrix meets no bank twice
-  static constexpr int kStageTokens = kHeadDim == 64 ? 128 : 64;
+  static constexpr int kKvBytes = kKvBytesV;
+  static constexpr int kKvStride = kHeadDim * kKvBytes + 16;  // ldmatrix meets no bank twice
+  static constexpr int kStageTokens = kHeadDim * kKvBytes <= 128 ? 128 : 64;
   static constexpr int kKvStages = kTileTokens / kStageTokens;  // of K, and as many of V
   static constexpr int kAhead = kHeadDim == 64 ? 2 : 1;         // chunks of x that are read early
   static constexpr int kMergeStride = kHeadDim + 4;             // floats
@@ -89,6 +92,9 @@ struct Args {
   float* parts_lse;  // [3, rows, num_q_heads, max_parts], of base 2
   int max_parts;
   int inverse_rows;  // 65536 / num_rows + 1, for quotients of small numbers
+  // How fp8 of the pool becomes bf16, see Fp8Widening.
+  int kv_shift;
+  uint32_t kv_factors;
 };
 constexpr int kCopies = 3;
 enum Phase : int { kQkv, kAttend, kO, kGateUp, kDown, kNumPhases };

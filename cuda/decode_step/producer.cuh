@@ -80,8 +80,8 @@ template <typename L>
 __device__ __forceinline__ void produce_tokens(Ring<L::kStages>& ring, const Args& a,
                                                const Item& item, int len, const void* cache,
                                                int token, int me) {
-  constexpr int kStride = kProducers * 32;  // tokens between those of a warp
-  constexpr int kPieces = L::kHeadDim / 8;  // of 16 bytes
+  constexpr int kStride = kProducers * 32;                 // tokens between those of a warp
+  constexpr int kPieces = L::kHeadDim * L::kKvBytes / 16;  // of 16 bytes
   const int lane = me % 32;
   const int own = me - lane;
   const int* const table = a.p.page_table + a.p.rows[item.row] * a.p.page_table_stride;

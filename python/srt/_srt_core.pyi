@@ -521,6 +521,7 @@ def cuda_decode_step(
     page_size: int,
     eps: float,
     scale: float,
+    kv_format: str,
     pdl: bool,
     stream: int,
 ) -> None: ...

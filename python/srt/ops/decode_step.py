@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -74,13 +75,13 @@ class DecodeStep:
         return rows
 
     def takes(self, batch: ForwardBatch) -> bool:
-        """Whether the step is one of few decodes without drafts, over a pool of the model's dtype.
+        """Whether the step is one of few decodes without drafts.
 
         Of K and V that the step itself writes, a row sees its own alone.
         """
         few = 0 < batch.num_tokens <= self.max_rows
         only_decodes = batch.num_decode == batch.num_seqs == batch.num_tokens
-        return few and only_decodes and not batch.has_drafts and batch.kv.kv_format == ""
+        return few and only_decodes and not batch.has_drafts
 
     def run(self, x: Tensor, batch: ForwardBatch) -> None:
         """x [T, hidden] ← all layers of x, in place; their K and V go to the pool.
@@ -103,17 +104,23 @@ class DecodeStep:
             page_size=batch.kv.page_size,
             eps=self._eps,
             scale=heads.scale,
+            kv_format=batch.kv.kv_format,
             pdl=True,
             stream=torch.cuda.current_stream(x.device).cuda_stream,
         )
 
     def _table_of(self, kv: KvPool) -> Tensor:
-        """Addresses of weights and pool by layer, int64 [layers, 9]; made when a pool is new."""
+        """Words of `DecodeStepLayer` by layer, int64 [layers, 10]; made when a pool is new.
+
+        These are the addresses of weights and pool, and two floats in the last.
+        """
         if self._table is None or self._pool is not kv:
             rows = []
-            for layer, k, v in zip(self._layers, kv.k, kv.v, strict=True):
+            layers = zip(self._layers, kv.k, kv.v, kv.k_scales, kv.v_scales, strict=True)
+            for layer, k, v, k_scale, v_scale in layers:
                 tensors = (*layer.tensors(), k, v)
-                rows.append([0 if t is None else t.data_ptr() for t in tensors])
+                scales = struct.unpack("<q", struct.pack("<ff", k_scale, v_scale))
+                rows.append([0 if t is None else t.data_ptr() for t in tensors] + list(scales))
             table = torch.tensor(rows, dtype=torch.int64, device=self._workspace.device)
             self._pool, self._table = kv, table
         return self._table

@@ -1,0 +1,8 @@
+// Instantiates the decode step for heads of 64 values, over an fp8 pool.
+#include "decode_step/kernel.cuh"
+
+namespace srt::cuda::decode_step {
+
+template cudaError_t launch_decode_step<Layout<64, 1>>(const Args&, cudaStream_t);
+
+}  // namespace srt::cuda::decode_step
