@@ -4,8 +4,9 @@
 //           rows.
 // Parallel  a persistent grid; a CTA runs over its piece of the plan's line of 16-token tiles, its
 //           warps taking them in turn. A warp copies its tiles into a ring of its own and needs no
-//           barrier until the unit ends; the ring fills ahead across units. The first CTAs of a
-//           plan with shared prefixes run over those (prefix.cuh).
+//           barrier until the unit ends; the ring fills ahead across units. A tile goes to
+//           registers whole, so that its place is refilled before its products begin. The first
+//           CTAs of a plan with shared prefixes run over those (prefix.cuh).
 // Bound     HBM: every visible K and V byte once.
 // Numerics  products in the pool's dtype (fp8: fp16) with float accumulators; softmax in float, P
 //           rounded to the product's dtype; the order of additions is fixed by the plan.
@@ -105,29 +106,34 @@ __device__ __forceinline__ int fill_ring(const Args& args, Fetcher<S>& fetcher, 
   return place;
 }
 
-// One tile: scores while V is still on its way; each buffer is refilled as soon as it is read.
-// `next` is the tile that follows in this stage.
+// One tile: scores while V is still on its way; each buffer is refilled as soon as it stands in
+// registers. `next` is the tile that follows in this stage.
 template <typename S>
 __device__ __forceinline__ void run_tile(const Args& args, const Queries<S>& q, Running<S>& run,
                                          const Fetcher<S>& fetcher, const Located& next,
                                          Ring<S>& ring, int2 visible, int lane) {
   const uint32_t fragment = fragment_offset<S>(lane);
   const uint32_t base = fetcher.address(args, next);
-  Scores<S> scores;
   ptx::cp_async_wait<2 * S::kStages - 1>();
   __syncwarp();  // every lane's copies of K have landed
-  score(scores, q, ring.k() + fragment);
+  Fragments<S> keys;
+  load_keys(keys, ring.k() + fragment);
   __syncwarp();  // all lanes have read K
   fetcher.copy(args, args.k_pool, base, next.visible, ring.k());
+  Scores<S> scores;
+  scores.reset();
+  score(scores, q, keys);
   if (args.softcap > 0.0f) cap_tile(scores, args.score_scale, args.softcap);
   if (visible.x > 0 || visible.y < S::kTokens) mask_tile(scores, visible, lane);
-  Probs<S> probs;
-  online_softmax(run, scores, args.exp_scale, probs, lane);
   ptx::cp_async_wait<2 * S::kStages - 1>();
   __syncwarp();  // every lane's copies of V have landed
-  accumulate(run, probs, ring.v() + fragment);
+  Fragments<S> values;
+  load_values(values, ring.v() + fragment);
+  Probs<S> probs;
+  online_softmax(run, scores, args.exp_scale, probs, lane);
   __syncwarp();  // all lanes have read V
   fetcher.copy(args, args.v_pool, base, next.visible, ring.v());
+  accumulate(run, probs, values);
   ring.step();
 }
 

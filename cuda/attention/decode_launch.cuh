@@ -122,14 +122,18 @@ template <typename S>
   return launch(decode_kernel<S>, shape, stream, args);
 }
 
-// Tile, warps, stages and CTAs of an SM as docs/kernels.md measured them.
+// Tile, warps, stages and CTAs of an SM as docs/kernels.md measured them. Registers are a stage,
+// too: with one in shared memory less waits in the memory system, where every dependent read
+// queues. Two where that has not been measured.
 template <KvKind kKind, int kHeadDim, int kHeadTiles>
 struct Tuned {
   static constexpr bool kFp8 = kKind == KvKind::kE4M3 || kKind == KvKind::kE5M2;
   static constexpr bool kSmall = kHeadDim == 64 && kHeadTiles == 1;
   static constexpr bool kWide = kHeadDim > 128;
+  static constexpr bool kOneStage =
+      !kWide && (kFp8 || kSmall || (kHeadDim == 128 && kHeadTiles == 1));
   using Shape = decode::Shape<kKind, kHeadDim, kHeadTiles, kFp8 && !kWide ? 32 : 16, kSmall ? 8 : 4,
-                              2, kWide ? 1 : 2>;
+                              kOneStage ? 1 : 2, kWide ? 1 : 2>;
 };
 
 // One specialization as the dispatcher sees it.

@@ -46,14 +46,16 @@ struct Shape {
   // An odd number of pieces between rows: ldmatrix meets no bank twice.
   static constexpr int kRowStride = (kChunks | 1) * 16;
   static constexpr int kTileBytes = kTokens * kRowStride;
-  static constexpr int kRingBytes = kWarps * kStages * 2 * kTileBytes;
+  // Two stages, which prefix units have in any case.
+  static constexpr int kRingBytes = kWarps * 2 * 2 * kTileBytes;
   static constexpr int kMergeStride = kHeadDim + 4;  // floats between heads; no bank conflicts
   // Prefix units: 16 rows a warp. Other head dims are not worth their compile time.
-  static constexpr bool kCanShare = (kHeadDim == 64 || kHeadDim == 128) && kStages == 2;
+  static constexpr bool kCanShare = kHeadDim == 64 || kHeadDim == 128;
   static constexpr int kShareRows = kCanShare ? 16 * kWarps : 0;
 
   static_assert(kHeadDim % 16 == 0 && (kHeadTiles == 1 || kHeadTiles == 2));
   static_assert(kTokens == 16 || kTokens == 32 || kTokens == 64);
+  static_assert(kStages == 1 || kStages == 2);
 };
 
 // The block's queries as the A operand: rows 8..15 exist with two head tiles only.
@@ -68,6 +70,13 @@ template <typename S>
 struct Scores {
   static constexpr int kCols = 2 * S::kSubTiles;
   float s[kCols][4];
+
+  __device__ __forceinline__ void reset() {
+#pragma unroll
+    for (int n = 0; n < kCols; ++n)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) s[n][e] = 0.0f;
+  }
 };
 
 // Probabilities as the B operand: p[h][n] holds head g + 8 h by tokens 8 n + 2 t, 8 n + 2 t + 1.
@@ -176,32 +185,65 @@ __device__ __forceinline__ void score_step(float* s, const Queries<S>& q, int j,
   ptx::mma_m16n8k16<typename S::Mma>(s, a, k_lo, k_hi);
 }
 
-// `tile`: fragment_offset() into the K tile.
+// A tile as ldmatrix reads it: 16 tokens by 32 bytes of their rows at a time. Matrix m brings the
+// tokens of sub-tile m % kSubTiles and the dims from tile matrix_dims() on.
 template <typename S>
-__device__ __forceinline__ void score(Scores<S>& out, const Queries<S>& q, uint32_t tile) {
+constexpr int kDimStep = S::kFp8 ? 2 : 1;
+template <typename S>
+constexpr int kMatrices = S::kSubTiles * ((S::kDimTiles + kDimStep<S> - 1) / kDimStep<S>);
+
+template <typename S>
+__device__ constexpr int matrix_dims(int m) {
+  return m / S::kSubTiles * kDimStep<S>;
+}
+
+template <typename S>
+__device__ constexpr uint32_t matrix_offset(int m) {
+  return m % S::kSubTiles * 16 * S::kRowStride + m / S::kSubTiles * 32;
+}
+
+// Some of a tile's matrices in registers. Where all have room, the tile is read at once: the reads
+// do not wait for each other, and its place in the ring is free before the products begin.
+template <typename S, int kCount = kMatrices<S>>
+struct Fragments {
+  uint32_t r[kCount][4];
+};
+
+// `tile`: fragment_offset() into the K tile. first: the matrix that f begins with.
+template <typename S, int kCount>
+__device__ __forceinline__ void load_keys(Fragments<S, kCount>& f, uint32_t tile, int first = 0) {
 #pragma unroll
-  for (int n = 0; n < out.kCols; ++n)
+  for (int m = 0; m < kCount; ++m) ptx::ldmatrix_x4(f.r[m], tile + matrix_offset<S>(first + m));
+}
+
+// The same of the V tile.
+template <typename S, int kCount>
+__device__ __forceinline__ void load_values(Fragments<S, kCount>& f, uint32_t tile, int first = 0) {
 #pragma unroll
-    for (int e = 0; e < 4; ++e) out.s[n][e] = 0.0f;
-  constexpr int kStep = S::kFp8 ? 2 : 1;  // dim tiles that one ldmatrix brings
+  for (int m = 0; m < kCount; ++m)
+    ptx::ldmatrix_x4_trans(f.r[m], tile + matrix_offset<S>(first + m));
+}
+
+// s += Q K^T.
+template <typename S, int kCount>
+__device__ __forceinline__ void score(Scores<S>& out, const Queries<S>& q,
+                                      const Fragments<S, kCount>& f, int first = 0) {
 #pragma unroll
-  for (int j = 0; j < S::kDimTiles; j += kStep) {
-#pragma unroll
-    for (int i = 0; i < S::kSubTiles; ++i) {
-      float* low = out.s[2 * i];       // tokens 0-7 of the sub-tile
-      float* high = out.s[2 * i + 1];  // tokens 8-15
-      uint32_t r[4];
-      ptx::ldmatrix_x4(r, tile + i * 16 * S::kRowStride + j * (S::kFp8 ? 16 : 32));
-      if constexpr (S::kFp8) {
-        score_step(low, q, j, widen<S::kKind, 0, 1>(r[0]), widen<S::kKind, 2, 3>(r[0]));
-        score_step(high, q, j, widen<S::kKind, 0, 1>(r[2]), widen<S::kKind, 2, 3>(r[2]));
-        if (j + 1 == S::kDimTiles) continue;
-        score_step(low, q, j + 1, widen<S::kKind, 0, 1>(r[1]), widen<S::kKind, 2, 3>(r[1]));
-        score_step(high, q, j + 1, widen<S::kKind, 0, 1>(r[3]), widen<S::kKind, 2, 3>(r[3]));
-      } else {
-        score_step(low, q, j, r[0], r[1]);
-        score_step(high, q, j, r[2], r[3]);
-      }
+  for (int m = 0; m < kCount; ++m) {
+    const uint32_t (&r)[4] = f.r[m];
+    const int j = matrix_dims<S>(first + m);
+    const int i = (first + m) % S::kSubTiles;
+    float* low = out.s[2 * i];       // tokens 0-7 of the sub-tile
+    float* high = out.s[2 * i + 1];  // tokens 8-15
+    if constexpr (S::kFp8) {
+      score_step(low, q, j, widen<S::kKind, 0, 1>(r[0]), widen<S::kKind, 2, 3>(r[0]));
+      score_step(high, q, j, widen<S::kKind, 0, 1>(r[2]), widen<S::kKind, 2, 3>(r[2]));
+      if (j + 1 == S::kDimTiles) continue;
+      score_step(low, q, j + 1, widen<S::kKind, 0, 1>(r[1]), widen<S::kKind, 2, 3>(r[1]));
+      score_step(high, q, j + 1, widen<S::kKind, 0, 1>(r[3]), widen<S::kKind, 2, 3>(r[3]));
+    } else {
+      score_step(low, q, j, r[0], r[1]);
+      score_step(high, q, j, r[2], r[3]);
     }
   }
 }
@@ -282,32 +324,29 @@ __device__ __forceinline__ void online_softmax(Running<S>& run, const Scores<S>&
   }
 }
 
-// o += V^T P^T. `tile`: fragment_offset() into the V tile. With fp8, rows g and g + 8 of a product
-// are the neighbouring dims 2g and 2g + 1.
-template <typename S>
-__device__ __forceinline__ void accumulate(Running<S>& run, const Probs<S>& probs, uint32_t tile) {
-  constexpr int kStep = S::kFp8 ? 2 : 1;
+// o += V^T P^T. With fp8, rows g and g + 8 of a product are the neighbouring dims 2g and 2g + 1.
+template <typename S, int kCount>
+__device__ __forceinline__ void accumulate(Running<S>& run, const Probs<S>& probs,
+                                           const Fragments<S, kCount>& f, int first = 0) {
 #pragma unroll
-  for (int j = 0; j < S::kDimTiles; j += kStep) {
+  for (int m = 0; m < kCount; ++m) {
+    const uint32_t (&r)[4] = f.r[m];
+    const int i = (first + m) % S::kSubTiles;
 #pragma unroll
-    for (int i = 0; i < S::kSubTiles; ++i) {
-      uint32_t r[4];
-      ptx::ldmatrix_x4_trans(r, tile + i * 16 * S::kRowStride + j * (S::kFp8 ? 16 : 32));
-#pragma unroll
-      for (int e = 0; e < kStep; ++e) {
-        if (j + e >= S::kDimTiles) continue;
-        uint32_t a[4] = {r[0], r[1], r[2], r[3]};
-        if constexpr (S::kFp8) {
-          a[0] = widen<S::kKind, 0, 2>(r[e]);
-          a[1] = widen<S::kKind, 1, 3>(r[e]);
-          a[2] = widen<S::kKind, 0, 2>(r[2 + e]);
-          a[3] = widen<S::kKind, 1, 3>(r[2 + e]);
-        }
-#pragma unroll
-        for (int h = 0; h < S::kHeadTiles; ++h)
-          ptx::mma_m16n8k16<typename S::Mma>(run.o[j + e][h], a, probs.p[h][2 * i],
-                                             probs.p[h][2 * i + 1]);
+    for (int e = 0; e < kDimStep<S>; ++e) {
+      const int j = matrix_dims<S>(first + m) + e;
+      if (j >= S::kDimTiles) continue;
+      uint32_t a[4] = {r[0], r[1], r[2], r[3]};
+      if constexpr (S::kFp8) {
+        a[0] = widen<S::kKind, 0, 2>(r[e]);
+        a[1] = widen<S::kKind, 1, 3>(r[e]);
+        a[2] = widen<S::kKind, 0, 2>(r[2 + e]);
+        a[3] = widen<S::kKind, 1, 3>(r[2 + e]);
       }
+#pragma unroll
+      for (int h = 0; h < S::kHeadTiles; ++h)
+        ptx::mma_m16n8k16<typename S::Mma>(run.o[j][h], a, probs.p[h][2 * i],
+                                           probs.p[h][2 * i + 1]);
     }
   }
 }

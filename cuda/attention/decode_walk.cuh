@@ -194,22 +194,24 @@ __device__ __forceinline__ void copy_tile(const Args& args, const char* pool, ui
                                           int2 visible, uint32_t stage, int lane) {
   constexpr int kPieces = S::kTokens * S::kChunks;
   static_assert(kPieces % 32 == 0);
-  const auto copy = [&](int piece, uint32_t source) {
-    const int row = piece / S::kChunks;
-    ptx::cp_async_16(stage + row * S::kRowStride + piece % S::kChunks * 16,
-                     pool + static_cast<uint64_t>(source) * 16,
-                     row >= visible.x && row < visible.y);
-  };
-  if (visible.y > 0) {
-    if (one_page<S>(args)) {
+  if (32 % S::kChunks == 0 && one_page<S>(args) && visible.x <= 0 && visible.y >= S::kTokens) {
+    // The usual case: a lane's pieces are constant steps apart.
+    const char* from = pool + static_cast<uint64_t>(base + lane) * 16;
+    const uint32_t to = stage + lane / S::kChunks * S::kRowStride + lane % S::kChunks * 16;
 #pragma unroll
-      for (int i = 0; i < kPieces; i += 32) copy(i + lane, base + i + lane);
-    } else {
+    for (int i = 0; i < kPieces; i += 32)
+      ptx::cp_async_16(to + i / S::kChunks * S::kRowStride, from + i * 16, true);
+  } else if (visible.y > 0) {
+    const bool contiguous = one_page<S>(args);
 #pragma unroll 2
-      for (int i = 0; i < kPieces; i += 32) {
-        const int piece = i + lane;
-        copy(piece, __shfl_sync(kFullWarp, base, piece / S::kChunks) + piece % S::kChunks);
-      }
+    for (int i = 0; i < kPieces; i += 32) {
+      const int row = (i + lane) / S::kChunks;
+      const int chunk = (i + lane) % S::kChunks;
+      const uint32_t first =
+          contiguous ? base + row * S::kChunks : __shfl_sync(kFullWarp, base, row);
+      ptx::cp_async_16(stage + row * S::kRowStride + chunk * 16,
+                       pool + static_cast<uint64_t>(first + chunk) * 16,
+                       row >= visible.x && row < visible.y);
     }
   }
   ptx::cp_async_commit();

@@ -178,7 +178,7 @@ template <typename S>
 __device__ __forceinline__ void join_parts(const Args& args, const Unit& unit) {
   constexpr int kQuads = S::kHeadDim / 4;
   constexpr int kHeads = 8 * S::kHeadTiles;
-  constexpr int kBatch = S::kWarps * S::kCtasPerSm > 8 ? 8 : 16;  // loads under way at once
+  constexpr int kBatch = S::kWarps * S::kCtasPerSm > 8 ? 4 : 8;  // loads under way at once
 #pragma unroll 1
   for (int i = threadIdx.x; i < unit.num_heads * kQuads; i += S::kThreads) {
     const int head = i / kQuads;
@@ -194,7 +194,10 @@ __device__ __forceinline__ void join_parts(const Args& args, const Unit& unit) {
       float4 x[kBatch];
 #pragma unroll
       for (int e = 0; e < kBatch; ++e) {
-        const int slot = max(2 * min(k + e, unit.parts - 1) - 1, 0);
+        const int slot = max(2 * (k + e) - 1, 0);
+        ml[e] = make_float2(-INFINITY, 0.0f);
+        x[e] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        if (k + e >= unit.parts) continue;
         ml[e] = __ldcg(all_ml + slot * kHeads);
         x[e] = __ldcg(all_x + slot * args.heads_per_block * kQuads);
       }
@@ -203,20 +206,22 @@ __device__ __forceinline__ void join_parts(const Args& args, const Unit& unit) {
       for (int e = 0; e < kBatch; ++e) top = fmaxf(top, ml[e].x);
       sum.raise(top);
 #pragma unroll
-      for (int e = 0; e < kBatch; ++e)
-        sum.add(k + e < unit.parts ? ptx::exp2_approx(ml[e].x - top) : 0.0f, ml[e].y, x[e]);
+      for (int e = 0; e < kBatch; ++e) sum.add(ptx::exp2_approx(ml[e].x - top), ml[e].y, x[e]);
     }
     store_unit<S>(args, unit, head, quad, sum);
   }
 }
 
-// Counts one of `parts` arrivals; true for the last, when the counter is back at zero.
+// Counts one of `parts` arrivals; true for the last, when the counter is back at zero. Orders what
+// this CTA wrote before, and what the last one reads behind.
 __device__ __forceinline__ bool arrive(unsigned* counter, int parts) {
-  __threadfence();
-  const bool last =
-      atomicInc(counter, static_cast<unsigned>(parts - 1)) == static_cast<unsigned>(parts - 1);
-  __threadfence();
-  return last;
+  const auto most = static_cast<unsigned>(parts - 1);
+  unsigned before;  // atomicInc(), and one lighter fence instead of two
+  asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;"
+               : "=r"(before)
+               : "l"(counter), "r"(most)
+               : "memory");
+  return before == most;
 }
 
 // True in the CTA that arrives last, for all its threads.

@@ -97,11 +97,22 @@ __device__ __forceinline__ void run_round(const Args& args, const Queries<P>& q,
   for (int piece = 0; piece < kPieces; ++piece) {
     const uint32_t offset = fragment + piece * P::kTileBytes;
     Scores<P> scores;
-    score(scores, q, k + offset);
+    scores.reset();
+#pragma unroll
+    for (int m = 0; m < kMatrices<P>; ++m) {
+      Fragments<P, 1> keys;
+      load_keys(keys, k + offset, m);
+      score(scores, q, keys, m);
+    }
     if (args.softcap > 0.0f) cap_tile(scores, args.score_scale, args.softcap);
     Probs<P> probs;
     online_softmax(run, scores, args.exp_scale, probs, lane);
-    accumulate(run, probs, v + offset);
+#pragma unroll
+    for (int m = 0; m < kMatrices<P>; ++m) {
+      Fragments<P, 1> values;
+      load_values(values, v + offset, m);
+      accumulate(run, probs, values, m);
+    }
   }
 }
 
