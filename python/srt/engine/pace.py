@@ -15,7 +15,7 @@ from srt.engine.step import StepShape
 NUM_REMEMBERED = 4  # steps of a kind; the shortest of them counts
 TOKENS_OF_A_KIND = 64  # extend steps whose tokens differ by less are alike
 MIN_MARGIN_S, FIRST_MARGIN_S, MAX_MARGIN_S = 0.7e-3, 1.5e-3, 10e-3
-GROWTH, DECAY = 1.3, 0.99  # of the margin: after a step that came too late, and after any other
+GROWTH, DECAY = 1.3, 0.998  # of the margin: after a step that came too late, and after any other
 
 
 class Kind(NamedTuple):
