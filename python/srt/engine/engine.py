@@ -16,7 +16,6 @@ import msgspec
 import numpy as np
 
 from srt.channel import (
-    WORKER_SHIFT,
     AbortRequest,
     Call,
     CallResult,
@@ -32,13 +31,14 @@ from srt.channel import (
 )
 from srt.config import Settings
 from srt.core import native
+from srt.engine.calls import INTERNAL_CALL, Calls
 from srt.engine.grammar import GrammarBook
 from srt.engine.intake import Intake
 from srt.engine.logprobs import LogprobBook, StepLogprobs
 from srt.engine.pace import Kind, Pace
 from srt.engine.pooling import VectorBook
 from srt.engine.profile import Profile
-from srt.engine.report import Reporter, explain
+from srt.engine.report import Reporter
 from srt.engine.startup import Rank
 from srt.engine.step import StepShape
 from srt.engine.update import UpdateRefused, WeightUpdater
@@ -46,7 +46,6 @@ from srt.types import FinishReason
 
 log = logging.getLogger("srt.engine")
 
-INTERNAL_CALL = -1  # call_id of calls that nobody waits for
 MAX_STUCK_TURNS = 3
 
 
@@ -59,7 +58,6 @@ class Engine:
         self.is_done = False
         self._settings = settings
         self._rank = rank
-        self._profile = Profile(rank.worker, tp_rank)
         self._depth = 0 if settings.disable_overlap_schedule else 1
         self._plans: deque[native.StepPlan] = deque()  # in flight, oldest first
         self._pace = Pace()
@@ -79,6 +77,8 @@ class Engine:
         )
         self._intake = Intake(rank, self._grammars, self._book, self._vectors)
         self.reporter = Reporter(rank.scheduler, settings.decode_log_interval, quiet=tp_rank != 0)
+        profile = Profile(rank.worker, tp_rank)
+        self._calls = Calls(rank, self._intake, self.reporter, profile, self._plans)
 
     @property
     def is_busy(self) -> bool:
@@ -253,55 +253,13 @@ class Engine:
         if call.method == "update_weights" and self._update is None:
             self._update = call
             return
-        try:
-            payload = self._answer(call)
-            ok, message = True, ""
-        except (CallFailed, msgspec.ValidationError, OSError) as e:
-            payload, ok, message = None, False, str(e)
-        if call.call_id != INTERNAL_CALL:
-            raw = msgspec.Raw(msgspec.msgpack.encode(payload))
-            out.append(CallResult(call_id=call.call_id, ok=ok, message=message, payload=raw))
-
-    def _answer(self, call: Call) -> Any:
-        if call.method == "flush_cache":
-            if not self.scheduler.flush():
-                raise CallFailed("the cache is in use: sequences run or wait")
-            return None
-        if call.method == "get_state":
-            return self.state()
-        if call.method == "explain":
-            seq_ids = msgspec.msgpack.decode(call.args.get("seq_ids", b"\x90"), type=list[int])
-            return [explain(self.scheduler.trace(seq_id)) for seq_id in seq_ids]
-        if call.method == "forget_worker":
-            gone = msgspec.msgpack.decode(call.args.get("worker", b"\xc0"), type=int)
-            self._intake.abort_all(lambda seq_id: seq_id >> WORKER_SHIFT == gone)
-            return None
-        if call.method == "start_profile":
-            folder = msgspec.msgpack.decode(call.args.get("folder", b"\xa0"), type=str)
-            with_host = msgspec.msgpack.decode(call.args.get("with_host", b"\xc3"), type=bool)
-            return self._profile.start(folder, with_host=with_host)
-        if call.method == "stop_profile":
-            return self._profile.stop()
-        if call.method == "update_weights":
-            raise CallFailed("the weights are being updated already")
-        raise CallFailed(f"the engine knows no call {call.method!r}")
+        result = self._calls.result(call)
+        if result.call_id != INTERNAL_CALL:
+            out.append(result)
 
     def state(self) -> dict[str, Any]:
         """Sizes and figures of now, by name."""
-        limits, stats = self._rank.limits, self.scheduler.stats()
-        return {
-            **msgspec.to_builtins(self.reporter.heartbeat()),
-            "max_running": limits.max_running,
-            "max_seq_len": limits.max_seq_len,
-            "max_step_tokens": limits.max_step_tokens,
-            "page_size": limits.page_size,
-            "num_living": len(self._intake.living),
-            "num_steps_in_flight": len(self._plans),
-            "num_drafts": stats.num_drafts,
-            "num_right_drafts": stats.num_right_drafts,
-            "num_shared_prefix_steps": self.worker.num_shared_prefix_steps,
-            "cuda_graph_sizes": graphs.sizes if (graphs := self.worker.runner.graphs) else [],
-        }
+        return self._calls.state()
 
     def _finish_update(self, out: list[FromEngine]) -> None:
         """Updates the weights once nothing lives, then lets in who came meanwhile."""
@@ -329,7 +287,3 @@ class Engine:
         if self._drain.call_id != INTERNAL_CALL:
             out.append(CallResult(call_id=self._drain.call_id, ok=True))
         self.is_done = True
-
-
-class CallFailed(Exception):
-    """A call cannot be answered now; the message says why."""

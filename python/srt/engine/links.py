@@ -10,7 +10,7 @@ import msgspec
 import zmq
 
 from srt.channel import Call, EngineEnd, FromEngine, ToEngine, decode_to_engine, encode
-from srt.engine.engine import INTERNAL_CALL
+from srt.engine.calls import INTERNAL_CALL
 
 log = logging.getLogger("srt.engine")
 
