@@ -54,7 +54,7 @@ GPUS = {
 CONTEXT_BYTES = 600 * MIB  # driver context, libraries' code and handles
 NCCL_BYTES = 400 * MIB  # of a rank among several
 MAX_TP = 16
-ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4}
+ITEMSIZE = {"float16": 2, "bfloat16": 2}
 COMMON_TOKENS = 2048  # a conversation's length for the second figure of concurrency
 NO_FIT = 3  # exit code
 

@@ -7,7 +7,6 @@ those of a forward in plain torch do, whose activations are e4m3, too.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from engine.test_gpu_engine import make_prompts
 from srt.llm import Engine
 from srt.ops.fp8 import dequantize, quantize_rows
 from srt.tiny import write_tiny
@@ -93,20 +93,9 @@ def judge(checkpoint: Path) -> Iterator[Judge]:
     torch.cuda.empty_cache()
 
 
-def make_prompts() -> list[list[int]]:
-    """Prompts of odd lengths; some share a prefix."""
-    rng = random.Random(0)
-    shared = [rng.randrange(3, 300) for _ in range(97)]
-    prompts = []
-    for i in range(NUM_PROMPTS):
-        own = [rng.randrange(3, 300) for _ in range(rng.choice([1, 2, 15, 16, 17, 63, 130]))]
-        prompts.append(shared + own if i % 3 == 0 else own)
-    return prompts
-
-
 @pytest.mark.parametrize("variant", sorted(VARIANTS))
 def test_greedy_tokens_are_the_models(checkpoint: Path, judge: Judge, variant: str) -> None:
-    prompts = make_prompts()
+    prompts = make_prompts(NUM_PROMPTS)
     params = {"temperature": 0, "max_new_tokens": NUM_TOKENS, "ignore_eos": True}
     settings = {
         "max_running_requests": NUM_PROMPTS,
