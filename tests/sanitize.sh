@@ -14,7 +14,8 @@ select="(cuda_cascade and ((page_sizes and (64-8 or 128-64)) or (fp8_e4m3 and 12
   or (cuda_decode and (softcap or (batches and (1x or 700)) or (page_sizes and 64)))
   or (cuda_extend and (bits or decodes or (switches and not lens)))
   or (cuda_fp8 and every_shape and (skinny_1x2 or skinny_2x1 or skinny_4x1 or wide_48x1 or wide_64x2 or wide_96x3))
-  or (cuda_fp8 and ((into_groups and 384) or (groups_by_rows and 160) or (gated_kernel and 9-144)))
+  or (cuda_fp8 and ((into_groups and 384) or (groups_by_rows and 160) or (gated_kernel and (9-144 or 65))))
+  or (cuda_fp8 and groups_in_every_wide_shape and (1-48 or 3-96 or 64) and 128)
   or (cuda_decode and fp8_out and 11)
   or (cuda_sample and (every_number or masked_whole))
   or (cuda_fused and (heads_in_place or rotary_norms or prepare_step or embedding))"

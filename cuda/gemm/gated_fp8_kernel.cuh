@@ -43,7 +43,7 @@ struct Accumulator {
     for (int i = 0; i < kPart / 2; ++i) acc[nth * (kPart / 2) + i] += part[i];
   }
   __device__ __forceinline__ void release(int stage) const {
-    if (threadIdx.x % 32 == 0) barrier_arrive(smem.empty + 8 * stage);
+    barrier_arrive(smem.empty + 8 * stage);  // each lane has read scales of the stage
   }
   // All parts of a block but the first, which is under way in `even`; the last is left in `odd`.
   __device__ __forceinline__ void middle(float (&acc)[kSums], float (&even)[kPart / 2],
@@ -124,7 +124,7 @@ __global__ void __launch_bounds__(kThreads, 1) gated_fp8_kernel(const __grid_con
     prefetch_map(&a.x_map);
     for (int s = 0; s < a.stages; ++s) {
       barrier_init(smem.full + 8 * s, 1);
-      barrier_init(smem.empty + 8 * s, kConsumers / 32);
+      barrier_init(smem.empty + 8 * s, kConsumers);
     }
     fence_barrier_init();
   }

@@ -120,7 +120,7 @@ __global__ void __launch_bounds__(Layout<kM, kGroups, kDeep>::kThreads, kDeep ? 
     prefetch_map(&a.x_map);
     for (int s = 0; s < L::kStages; ++s) {
       barrier_init(pipe.full + 8 * s, 1);
-      barrier_init(pipe.empty + 8 * s, kGroups * 4);
+      barrier_init(pipe.empty + 8 * s, kGroups * (kScales == Scales::kGroups ? 128 : 4));
     }
     fence_barrier_init();
   }

@@ -73,7 +73,7 @@ __device__ __forceinline__ void accumulate_blocks(float (&acc)[kM / 2], const Pi
   using L = Layout<kM, kGroups, kDeep>;
   constexpr int kPart = L::kPart;
   constexpr int kHalves = kM / kPart;
-  const bool leader = threadIdx.x % 32 == 0;  // each warp releases a stage for itself
+  const bool leader = threadIdx.x % 32 == 0;  // a warp releases a stage for itself
 #pragma unroll
   for (int i = 0; i < kM / 2; ++i) acc[i] = 0.0f;
   float even[kPart / 2];
@@ -90,13 +90,11 @@ __device__ __forceinline__ void accumulate_blocks(float (&acc)[kM / 2], const Pi
   const auto finish = [&](int u, float (&part)[kPart / 2], int half) {
     fence_registers(part);
     const int s = (first + u / kHalves) % L::kStages;
-    const bool releases = leader && half == kHalves - 1;
-    if (kScales != Scales::kGroups && releases) barrier_arrive(pipe.empty + 8 * s);
+    const bool releases = half == kHalves - 1;
+    if (kScales != Scales::kGroups && leader && releases) barrier_arrive(pipe.empty + 8 * s);
     joiner.template join<kPart>(acc, part, half, range.begin + u / kHalves, s);
-    if constexpr (kScales == Scales::kGroups) {
-      __syncwarp();  // all lanes have read the stage's scales
-      if (releases) barrier_arrive(pipe.empty + 8 * s);
-    }
+    // Each lane has read scales of the stage, and says so for itself.
+    if (kScales == Scales::kGroups && releases) barrier_arrive(pipe.empty + 8 * s);
   };
   cursor += range.end - range.begin;
   if constexpr (!(kGroups < 4 &&

@@ -54,8 +54,7 @@ struct Accumulator {
       acc[half * (kPart / 2) + i] += part[i] * (i % 4 < 2 ? scale.x : scale.y);
   }
   __device__ __forceinline__ void release(int stage) const {
-    __syncwarp();  // all lanes have read the stage's scales
-    if (threadIdx.x % 32 == 0) barrier_arrive(smem.empty + 8 * stage);
+    barrier_arrive(smem.empty + 8 * stage);  // each lane has read scales of the stage
   }
 
   // The first block has arrived.
@@ -182,7 +181,7 @@ __global__ void __launch_bounds__(kThreads, 1) wide_fp8_kernel(const __grid_cons
     prefetch_map(&a.x_map);
     for (int s = 0; s < a.stages; ++s) {
       barrier_init(smem.full + 8 * s, 1);
-      barrier_init(smem.empty + 8 * s, kWarps);
+      barrier_init(smem.empty + 8 * s, kWarps * 32);
     }
     fence_barrier_init();
   }
