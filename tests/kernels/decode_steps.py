@@ -302,19 +302,26 @@ def here(t: Tensor) -> Tensor:
     return t.float().double() if t.itemsize == 1 else t.double()
 
 
-def check(step: Step, repeats: int = 2) -> None:
-    """Numbers, the same bits on each run, and only the new tokens' slots of the pools written."""
+def check(step: Step, repeats: int = 2) -> Tensor:
+    """Numbers, the same bits on each run, and only the new tokens' slots of the pools written.
+
+    Returns:
+        [2], the mean squared error of x: the kernel's, and with the separate kernels' roundings.
+    """
     out = step.run(repeats).to(REFERENCE_DEVICE)
     ref = Reference(step)
     naive, exact = ref.x[0].to(BF16), ref.x[1]
     assert_as_good_as(out, naive, exact)
-    spread, allowed = ((x.double() - exact).square().mean().sqrt() for x in (out, naive))
-    assert spread <= 1.5 * allowed
+    spread = torch.stack([(x.double() - exact).square().mean() for x in (out, naive)])
+    # A key that falls to the other side of its rounding to fp8 moves a whole row: from draw to draw
+    # the kernel's error is 0.5 to 2.2 times the naive one, over many draws it is the same.
+    assert spread[0].sqrt() <= (3.0 if step.stored.kv_format else 1.5) * spread[1].sqrt()
     mine = torch.zeros(step.num_pages, step.page_size, dtype=torch.bool, device="cuda")
     mine[step.slots.long() // step.page_size, step.slots.long() % step.page_size] = True
     for i, ((changed, values), new) in enumerate(zip(step.written(), ref.new, strict=True)):
         assert torch.equal(changed, mine[:, :, None].expand_as(changed))
         assert_stored(step, values, new, step.stored.kv_scales[i % 2])
+    return spread
 
 
 def assert_stored(step: Step, values: Tensor, new: Tensor, scale: float) -> None:

@@ -324,9 +324,7 @@ def _load(
     with report.phase("load weights"):
         model = build_model(config, tp, device, dtype)
         load_weights(model, model.weight_table(), source, tp, load_format=settings.load_format)
-    # Over fp8 pools the one kernel has not run on a GPU in the form it is built in.
-    plain_pool = settings.kv_cache_dtype == "auto"
-    if plain_pool and not settings.disable_fused_decode and not settings.enable_torch_compile:
+    if not settings.disable_fused_decode and not settings.enable_torch_compile:
         model.fused = fuse_decode(model)
     return model, dtype, source
 
