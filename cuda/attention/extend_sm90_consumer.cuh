@@ -52,6 +52,7 @@ struct ExtendConsumer {
   Ring<Layout::kStages> k_ring;
   Ring<Layout::kStages> v_ring;
   SoftmaxState state;
+  uint32_t queries[Layout::kQueriesInRegisters ? kDimQk / 16 : 1][4];
   uint32_t probs[kKeys / 16][4];
   float o[kDimV / 2];
 
@@ -66,15 +67,33 @@ struct ExtendConsumer {
   __device__ __forceinline__ void release(uint32_t empty) const {
     if (lane == 0) hopper::barrier_arrive(empty);
   }
-  __device__ __forceinline__ void await_queries() const {
+  __device__ __forceinline__ void release_queries() {
+    release(smem.q_empty(q_ring.stage));
+    q_ring.advance();
+  }
+  __device__ __forceinline__ void await_queries() {
     hopper::barrier_wait(smem.q_full(q_ring.stage), q_ring.parity);
+    if constexpr (Layout::kQueriesInRegisters) load_queries();
   }
   __device__ __forceinline__ void await_keys() const {
     hopper::barrier_wait(smem.k_full(k_ring.stage), k_ring.parity);
   }
 
+  // This warp's 16 rows as wgmma's A fragments; nobody needs their shared memory then.
+  __device__ __forceinline__ void load_queries() {
+    const int warp_row = static_cast<int>(threadIdx.x) / 32 % 4 * 16;
+    const uint32_t row = smem.q_tile(q_ring.stage) + (warpgroup * 64 + warp_row + lane % 16) * 128;
+#pragma unroll
+    for (int step = 0; step < kDimQk / 16; ++step) {
+      const int piece = (step % 4 * 2 + lane / 16) ^ (lane % 8);  // of 16 bytes, swizzled
+      ptx::ldmatrix_x4(queries[step], row + step / 4 * Layout::kQBlockBytes + piece * 16);
+    }
+    release_queries();
+  }
+
   // s = q k^T, left running.
   __device__ __forceinline__ void issue_scores(float (&s)[kKeys / 2]) const {
+    using Wgmma = hopper::AttentionWgmma<T, kKeys, false>;
     const uint64_t q =
         hopper::wgmma_operand(smem.q_tile(q_ring.stage) + warpgroup * 64 * 128, 16, 1024);
     const uint64_t k = hopper::wgmma_operand(smem.k_tile(k_ring.stage), 16, 1024);
@@ -83,9 +102,12 @@ struct ExtendConsumer {
     for (int step = 0; step < kDimQk / 16; ++step) {
       const int block = step / 4;
       const int column_bytes = step % 4 * 32;
-      hopper::AttentionWgmma<T, kKeys, false>::ss(
-          s, q + ((block * Layout::kQBlockBytes + column_bytes) >> 4),
-          k + ((block * Layout::kKeyBlockBytes + column_bytes) >> 4), step != 0);
+      const uint64_t keys = k + ((block * Layout::kKeyBlockBytes + column_bytes) >> 4);
+      if constexpr (Layout::kQueriesInRegisters) {
+        Wgmma::rs(s, queries[step], keys, step != 0);
+      } else {
+        Wgmma::ss(s, q + ((block * Layout::kQBlockBytes + column_bytes) >> 4), keys, step != 0);
+      }
     }
     hopper::wgmma_commit();
   }
@@ -103,16 +125,14 @@ struct ExtendConsumer {
   }
 
   // Waits for the scores; the key tile is free then, and after the last one the
-  // queries too.
+  // queries too, if they are in shared memory.
   template <int kPending>
   __device__ __forceinline__ void finish_scores(float (&s)[kKeys / 2], bool last) {
     hopper::wgmma_wait<kPending>();
     hopper::fence_registers(s);
     release(smem.k_empty(k_ring.stage));
     k_ring.advance();
-    if (!last) return;
-    release(smem.q_empty(q_ring.stage));
-    q_ring.advance();
+    if (!Layout::kQueriesInRegisters && last) release_queries();
   }
   __device__ __forceinline__ void finish_output() {
     hopper::wgmma_wait<0>();

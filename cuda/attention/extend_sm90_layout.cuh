@@ -49,7 +49,6 @@ struct ExtendSm90 {
   static constexpr int kThreads = kConsumers + 128;
   static_assert(kExtendTileRows == 64 * kConsumers / 128);
   static constexpr int kKeys = kDimV > 128 ? 64 : 128;  // keys of one tile
-  static constexpr int kStages = 2;
   static constexpr int kBlocksQk = div_up(kDimQk, 64);  // blocks of 64 columns: 128-byte rows
   static constexpr int kBlocksV = div_up(kDimV, 64);
 
@@ -58,17 +57,25 @@ struct ExtendSm90 {
   static constexpr int kQBytes = kBlocksQk * kQBlockBytes;
   static constexpr int kKBytes = kBlocksQk * kKeyBlockBytes;
   static constexpr int kVBytes = kBlocksV * kKeyBlockBytes;
-  static constexpr int kKvBytes = kStages * (kKBytes + kVBytes);
   // fp8 tiles as they come from the pool, before they are widened into the
   // tiles above.
   static constexpr int kRawKBytes = kFp8 ? kKeys * kDimQk : 0;
   static constexpr int kRawVBytes = kFp8 ? kKeys * kDimV : 0;
   static constexpr int kRawBytes = kRawKBytes + kRawVBytes;
 
-  // Where there is room, the next tile's queries arrive beside this one's, and
-  // two raw tiles.
+  // Queries move into registers where those suffice: wgmma then reads a third less shared memory
+  // for the scores, whose bandwidth they would otherwise share with the copy engine's writes. The
+  // next tile's queries may arrive as soon as that has happened.
+  static constexpr bool kQueriesInRegisters = !kFp8 && kDimQk <= 128;
+
+  // Where there is room, a third stage, the next tile's queries beside this one's, and two raw
+  // tiles.
   static constexpr int kRoom = 225 * 1024;
-  static constexpr int kQStages = 2 * kQBytes + kKvBytes + kRawBytes <= kRoom ? 2 : 1;
+  static constexpr int kStages =
+      kQueriesInRegisters && kQBytes + 3 * (kKBytes + kVBytes) <= kRoom ? 3 : 2;
+  static constexpr int kKvBytes = kStages * (kKBytes + kVBytes);
+  static constexpr int kQStages =
+      !kQueriesInRegisters && 2 * kQBytes + kKvBytes + kRawBytes <= kRoom ? 2 : 1;
   static constexpr int kTileBytes = kQStages * kQBytes + kKvBytes;
   static constexpr int kRawStages = kTileBytes + 2 * kRawBytes <= kRoom ? 2 : 1;
   static constexpr int kBufferBytes = kTileBytes + kRawStages * kRawBytes;
