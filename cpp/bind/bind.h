@@ -11,6 +11,7 @@ void bind_cpu(pybind11::module_& m);
 void bind_cpu_moe(pybind11::module_& m);
 #ifdef SRT_WITH_CUDA
 void bind_cuda_attention(pybind11::module_& m);
+void bind_cuda_comm(pybind11::module_& m);
 void bind_cuda_decode(pybind11::module_& m);
 void bind_cuda_decode_step(pybind11::module_& m);
 void bind_cuda_fused(pybind11::module_& m);

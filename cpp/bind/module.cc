@@ -14,6 +14,7 @@ PYBIND11_MODULE(_srt_core, m) {
   srt::bind::bind_cpu_moe(m);
 #ifdef SRT_WITH_CUDA
   srt::bind::bind_cuda_attention(m);
+  srt::bind::bind_cuda_comm(m);
   srt::bind::bind_cuda_decode(m);
   srt::bind::bind_cuda_decode_step(m);
   srt::bind::bind_cuda_fused(m);

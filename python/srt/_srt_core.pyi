@@ -432,6 +432,49 @@ def cuda_extend_attention(
     stream: int,
 ) -> None: ...
 
+# ---- sums over the ranks of a host (bind_cuda_comm.cc; where HAS_CUDA) ----
+
+MAX_ALL_REDUCE_HIDDEN: int
+
+def peer_link(device: int, peer: int) -> tuple[bool, bool]:
+    """Whether a device may read another's memory, and whether with atomics (NVLink)."""
+
+class Peers:
+    """A rank's inbox on its device, and those of its peers. See cuda/comm/peers.h.
+
+    max_blocks 0: as many as the device runs at once.
+    """
+
+    def __init__(self, device: int, rank: int, size: int, max_blocks: int = 0) -> None: ...
+    @property
+    def inbox(self) -> int: ...
+    def handle(self) -> bytes: ...
+    def connect(self, handles: Sequence[bytes]) -> None: ...
+    def connect_here(self, inboxes: Sequence[int]) -> None: ...
+    def disconnect(self) -> None: ...
+    def close(self) -> None: ...
+    def all_reduce(
+        self, x: Tensor, out: Tensor, two_shots: bool, pdl: bool, stream: int
+    ) -> None: ...
+    def all_gather(self, x: Tensor, out: Tensor, pdl: bool, stream: int) -> None: ...
+    def all_reduce_norm(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        out: Tensor,
+        scales: Tensor | None,
+        eps: float,
+        weight_offset: float,
+        centered: bool,
+        pdl: bool,
+        stream: int,
+        given: Tensor | None = None,
+        limit: float = 0.0,
+        two_shots: bool = False,
+    ) -> None: ...
+
 # ---- decode attention (bind_cuda_decode.cc; where HAS_CUDA) ----
 
 DECODE_HEAD_DIMS: tuple[int, ...]
