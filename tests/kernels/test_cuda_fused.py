@@ -204,6 +204,9 @@ def test_embedding(dtype: torch.dtype) -> None:
     table = draw(100, 904, dtype=dtype)[:, :896]
     ids = torch.randint(0, 100, (37,), device="cuda").int()
     assert torch.equal(ops.embedding(ids, table), table[ids.long()])
+    first, second = ops.embedding(ids, table[:50], 0), ops.embedding(ids, table[50:], 50)
+    assert torch.equal(first + second, table[ids.long()])
+    assert not first[ids >= 50].any()
 
 
 @pytest.mark.parametrize("rows", [1, 8, 64, 65, 128, 129])

@@ -24,10 +24,8 @@ class VocabParallelEmbedding(nn.Module):
         """int32 [num_tokens] → [num_tokens, hidden], the same on every rank."""
         if self.tp.size == 1:
             return ops.embedding(token_ids, self.weight)
-        local = token_ids - self.tp.rank * self.rows
-        mine = (local >= 0) & (local < self.rows)
-        x = ops.embedding(local * mine, self.weight) * mine.unsqueeze(-1)
-        return self.tp.all_reduce(x)
+        first_id = self.tp.rank * self.rows
+        return self.tp.all_reduce(ops.embedding(token_ids, self.weight, first_id))
 
 
 class LmHead(nn.Module):

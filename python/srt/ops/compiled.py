@@ -18,13 +18,13 @@ from srt.ops.norm import HeadNorms
 
 
 @register("embedding")
-def embedding(ids: Tensor, weight: Tensor) -> Tensor:
+def embedding(ids: Tensor, weight: Tensor, first_id: int | None = None) -> Tensor:
     """See `ops.embedding`."""
-    return products.embedding(ids, weight)
+    return products.embedding(ids, weight, first_id)
 
 
 @embedding.register_fake
-def _(ids: Tensor, weight: Tensor) -> Tensor:
+def _(ids: Tensor, weight: Tensor, first_id: int | None = None) -> Tensor:  # noqa: ARG001
     return weight.new_empty(ids.shape[0], weight.shape[1])
 
 

@@ -121,14 +121,14 @@ def store_kv(x: Tensor, slots: Tensor, cache: Tensor, kv_format: str, scale: flo
     native.cuda_store_kv(x, slots, cache, kv_format, scale, **_launch(x))
 
 
-def embedding(ids: Tensor, weight: Tensor) -> Tensor:
-    """[T] ids -> [T, H].
+def embedding(ids: Tensor, weight: Tensor, first_id: int = 0) -> Tensor:
+    """[T] ids -> [T, H]; zeros for ids outside [first_id, first_id + rows of weight).
 
     The one launch of a step that waits for all before it: from here on `prepare_step` is done, so
     that attention may read the page table before the kernel ahead of it has finished.
     """
     out = weight.new_empty(ids.shape[0], weight.shape[1])
-    native.cuda_gather_rows(weight, ids, out, 0, 1.0, **{**_launch(weight), "pdl": False})
+    native.cuda_gather_rows(weight, ids, out, first_id, 1.0, **{**_launch(weight), "pdl": False})
     return out
 
 

@@ -58,10 +58,18 @@ def head_linear(
     return out
 
 
-def embedding(ids: Tensor, weight: Tensor) -> Tensor:
-    """Rows of `weight` [V, H] named by `ids` (int32 [T]): [T, H]."""
+def embedding(ids: Tensor, weight: Tensor, first_id: int | None = None) -> Tensor:
+    """Rows of `weight` [V, H] named by `ids` (int32 [T]): [T, H].
+
+    first_id: of a rank's share of the vocabulary; ids outside it give zeros. None: all are inside.
+    """
     if weight.is_cuda:
-        return cuda.embedding(ids, weight)
+        return cuda.embedding(ids, weight, first_id or 0)
     out = torch.empty((ids.shape[0], weight.shape[1]), dtype=weight.dtype)
-    native.cpu_embedding(ids, weight, out)
-    return out
+    if first_id is None:
+        native.cpu_embedding(ids, weight, out)
+        return out
+    local = ids - first_id
+    is_mine = (local >= 0) & (local < weight.shape[0])
+    native.cpu_embedding(local * is_mine, weight, out)
+    return out.mul_(is_mine.unsqueeze(-1))
