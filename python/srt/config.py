@@ -219,6 +219,9 @@ class Settings:
     disable_fused_decode: bool = _run(
         "run the layers of a step of up to 8 decodes as separate kernels", False
     )
+    disable_custom_all_reduce: bool = _run(
+        "let NCCL sum over ranks in all cases, also where GPUs reach each other over NVLink", False
+    )
     disable_cascade_attn: bool = _run(
         "let every sequence read its own KV, also where decodes share a prefix", False
     )

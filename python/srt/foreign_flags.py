@@ -33,7 +33,6 @@ REFUSED_FLAGS: Mapping[str, str] = {
 
 # Flags whose wish always holds here: accepted, and said so at the start.
 ALWAYS_SO: Mapping[str, str] = {
-    "--disable-custom-all-reduce": "NCCL does all sums over ranks",
     "--disable-disk-cache": "compiled grammars are kept in memory only",
     "--disable-flashinfer": "FlashInfer is never used",
     "--disable-flashinfer-sampling": "FlashInfer is never used",

@@ -11,6 +11,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from srt.errors import ConfigError
+from srt.ops.peers import PeerGroup
+
+TEXT_BYTES = 1024  # of `exchange`
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,15 +22,21 @@ class TensorParallel:
 
     group: gloo for CPU tensors, NCCL for CUDA tensors; None iff size is 1.
     host_group: gloo, for host-side values; None iff size is 1.
+    peers: sums and gathers small messages in NCCL's place, see `peering`; None: nobody does.
+    summed_by: who sums, for the start-up table; empty where it goes without saying.
     """
 
     rank: int = 0
     size: int = 1
     group: dist.ProcessGroup | None = None
     host_group: dist.ProcessGroup | None = None
+    peers: PeerGroup | None = None
+    summed_by: str = ""
 
     def all_reduce(self, x: Tensor) -> Tensor:
         """Sums `x` over the ranks, in place."""
+        if self.peers is not None and self.peers.takes(x):
+            return self.peers.all_reduce(x)
         if self.size > 1:
             dist.all_reduce(x, group=self.group)
         return x
@@ -36,6 +45,8 @@ class TensorParallel:
         """[..., n] on each rank → [..., size * n], in rank order."""
         if self.size == 1:
             return x
+        if self.peers is not None and self.peers.takes_parts(x):
+            return self.peers.all_gather(x)
         shape = (self.size * x.shape[0], *x.shape[1:])
         stacked = torch.empty(shape, dtype=x.dtype, device=x.device)
         dist.all_gather_into_tensor(stacked, x.contiguous(), group=self.group)
@@ -53,8 +64,25 @@ class TensorParallel:
         if self.size > 1:
             dist.barrier(group=self.host_group)
 
+    def exchange(self, text: str) -> list[str]:
+        """Every rank's ASCII text, in rank order, cut to 1 KiB (a host-side wait)."""
+        own = torch.zeros(TEXT_BYTES, dtype=torch.uint8)
+        data = text.encode("ascii", "replace")[:TEXT_BYTES]
+        own[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else own[:0]
+        texts = [torch.empty_like(own) for _ in range(self.size)]
+        if self.size > 1:
+            dist.all_gather(texts, own, group=self.host_group)
+        else:
+            texts = [own]
+        return [bytes(t.tolist()).rstrip(b"\0").decode("ascii") for t in texts]
+
     def close(self) -> None:
-        """Leaves the groups; the process may then join others."""
+        """Leaves the groups; the process may then join others. The device must be idle."""
+        if self.peers is not None:
+            self.barrier()  # every rank's device is idle: nobody writes into an inbox
+            self.peers.disconnect()
+            self.barrier()  # no rank has an inbox mapped that its owner frees
+            self.peers.close()
         if self.size > 1:
             dist.destroy_process_group()
 

@@ -54,7 +54,7 @@ def test_ranks_and_copies_are_greedy(tiny: tuple[Path, Any], ranks: dict[str, in
     with start(folder, **ranks) as engine:
         results = engine.generate(input_ids=PROMPTS, sampling_params=GREEDY)
         again = engine.generate(input_ids=PROMPTS, sampling_params=GREEDY)
-        pids = [p.pid for pid in engine._client.pids for p in _tree(pid)]
+        pids = [p.pid for pid in engine._client.pids for p in rank_processes(pid)]
     for prompt, result in zip(PROMPTS, results, strict=True):
         assert_greedy(model, prompt, result["token_ids"])
     assert [r["token_ids"] for r in again] == [r["token_ids"] for r in results]
@@ -101,7 +101,7 @@ def test_a_killed_engine_is_told_to_everyone(tiny: tuple[Path, Any]) -> None:
 
 def test_a_killed_rank_ends_its_copy(tiny: tuple[Path, Any]) -> None:
     with start(tiny[0], tp_size=2) as engine:
-        first, second = _tree(engine._client.pids[0])
+        first, second = rank_processes(engine._client.pids[0])
         second.kill()
         wait_for_end(first.pid)
         with pytest.raises((EngineDead, InternalServerError)):
@@ -163,6 +163,6 @@ def test_bad_arguments_are_refused(tiny: tuple[Path, Any]) -> None:
             engine.generate(input_ids=[[5], [6]], sampling_params=[GREEDY] * 3)
 
 
-def _tree(pid: int) -> list[psutil.Process]:
+def rank_processes(pid: int) -> list[psutil.Process]:
     process = psutil.Process(pid)
     return [process, *process.children(recursive=True)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -14,10 +16,12 @@ from srt.engine.device_state import Limits
 from srt.engine.memory import KvFormat, num_pool_pages, page_bytes
 from srt.engine.startup import cap_running, make_limits, max_mixed_tokens
 from srt.engine.step import profile_words, write_profile_message
-from srt.engine.trial import warm_up_prompts
-from srt.engine_sizes import graph_sizes
+from srt.engine.trial import nccl_bytes_of_large_graphs, warm_up_prompts
+from srt.engine_sizes import NCCL_CALL_BYTES, graph_sizes
 from srt.errors import ConfigError
+from srt.families import load_model_config
 from srt.kv_spec import KvSpec
+from srt.ops.peers import PeerGroup
 from srt.parallel import TensorParallel
 
 SPEC = KvSpec(num_layers=2, num_kv_heads=4, head_dim=64, v_head_dim=64)
@@ -55,6 +59,18 @@ def test_pool_is_lowered_by_max_total_tokens_and_never_raised() -> None:
         pages(None, budget=150)
     with pytest.raises(ConfigError, match="KV pool"):
         pages(None, budget=-5)
+
+
+def test_large_graphs_are_counted_where_nccl_sums_their_messages(tiny: tuple[Path, Any]) -> None:
+    config = load_model_config(tiny[0])
+    sizes = graph_sizes(64)
+    peers = SimpleNamespace(max_bytes=48 * 2 * config.hidden_size)
+    tp = replace(TensorParallel(0, 2), peers=cast(PeerGroup, peers))
+    num_large = sum(size > 48 for size in sizes)
+    assert num_large > 0
+    found = nccl_bytes_of_large_graphs(tp, sizes, config)
+    assert found == num_large * (2 * config.num_layers + 2) * NCCL_CALL_BYTES
+    assert nccl_bytes_of_large_graphs(TensorParallel(0, 2), sizes, config) == 0
 
 
 def test_default_rows_leave_each_sequence_room(tiny: tuple[Path, Any]) -> None:

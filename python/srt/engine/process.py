@@ -30,6 +30,7 @@ from srt.engine.place import Place, device_index, first_place, follower_address,
 from srt.engine.startup import Rank, resolve_device, start_rank, use_device
 from srt.errors import ConfigError, LoadError
 from srt.parallel import TensorParallel, init_tensor_parallel
+from srt.peering import join_peers
 
 log = logging.getLogger("srt.engine")
 
@@ -128,7 +129,8 @@ def join_ranks(settings: Settings, place: Place, device_type: str) -> TensorPara
     if settings.nnodes == 1 and settings.tp_size > 1:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     device = resolve_device(device_type, device_index(settings, place))
-    return init_tensor_parallel(place.tp_rank, settings.tp_size, place.init_addr, device)
+    tp = init_tensor_parallel(place.tp_rank, settings.tp_size, place.init_addr, device)
+    return join_peers(tp, device, enabled=not settings.disable_custom_all_reduce)
 
 
 def ready_record(rank: Rank) -> EngineReady:

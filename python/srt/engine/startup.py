@@ -125,6 +125,7 @@ def start_rank(
     check_even_memory(device, tp)
     free_at_start = free_bytes(device)
     model, dtype, source = _load(settings, tp, device, report)
+    tp.barrier()  # each loads at its own pace, and kernels give up on a rank that is minutes late
     settings = fit_to_model(settings, model.config)
     weight_bytes = free_at_start - free_bytes(device)
     fmt = KvFormat.of(settings.kv_cache_dtype, dtype)
@@ -168,6 +169,8 @@ def start_rank(
     report.add("KV pool", f"{num_pages * bytes_per_page / GIB:.2f} GiB, {max_total_tokens} tokens")
     report.add("activations of a step", f"{steps.activation_bytes / GIB:.2f} GiB")
     report.add("set aside for CUDA graphs", f"{steps.graph_bytes / GIB:.2f} GiB")
+    if tp.summed_by:
+        report.add("sums over ranks", tp.summed_by)
     report.add("avail mem", f"{free_bytes(device) / GIB:.2f} GB")
     if max_mixed:
         report.add("prompt tokens beside decodes", f"{max_mixed}, while few prompts wait")

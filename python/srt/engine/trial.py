@@ -12,7 +12,8 @@ from srt.engine.device_state import DeviceState, Limits
 from srt.engine.memory import KvFormat, TrialSteps, allocate_pool, free_bytes
 from srt.engine.step import profile_words, write_profile_message
 from srt.engine.worker import Worker
-from srt.engine_sizes import CUDA_GRAPH_BYTES, EXTEND_BUCKET_TOKENS
+from srt.engine_sizes import CUDA_GRAPH_BYTES, EXTEND_BUCKET_TOKENS, NCCL_CALL_BYTES
+from srt.model_config import ModelConfig
 from srt.models.decoder import Decoder
 from srt.parallel import TensorParallel
 
@@ -61,6 +62,7 @@ def measure_steps(
             each = max(each, measure_graph(worker, sizes, device))
         log.debug("%.1f MiB of the driver's memory for a graph", each / (1 << 20))
         graphs += (len(sizes) + len(EXTEND_BUCKET_TOKENS)) * each
+        graphs += nccl_bytes_of_large_graphs(tp, sizes, model.config)
     rate = warm_up_prompts(worker)
     worker.close()
     del worker, state, kv
@@ -86,6 +88,15 @@ def measure_graph(worker: Worker, sizes: list[int], device: torch.device) -> int
     torch.cuda.synchronize(device)
     taken = before - free_bytes(device) - torch.cuda.memory_reserved(device)
     return max(0, taken) // len(trial)
+
+
+def nccl_bytes_of_large_graphs(tp: TensorParallel, sizes: list[int], config: ModelConfig) -> int:
+    """What large graphs take beyond the small ones of the trial, since NCCL sums their messages."""
+    if tp.peers is None:
+        return 0
+    row_bytes = 2 * config.hidden_size
+    num_large = sum(size * row_bytes > tp.peers.max_bytes for size in sizes)
+    return num_large * (2 * config.num_layers + 2) * NCCL_CALL_BYTES
 
 
 def warm_up_prompts(worker: Worker) -> float:

@@ -70,9 +70,12 @@ class ExpertRows(Experts):
 
 
 class MoeMlp(nn.Module):
-    """Routed experts, and beside them a shared one where the family has it."""
+    """Routed experts, and beside them a shared one where the family has it.
 
-    def __init__(self, config: ModelConfig, build: Build) -> None:
+    reduce: see RowParallel.
+    """
+
+    def __init__(self, config: ModelConfig, build: Build, *, reduce: bool = True) -> None:
         super().__init__()
         if config.moe is None:
             raise ValueError("a mixture of experts needs a MoeConfig")
@@ -80,6 +83,7 @@ class MoeMlp(nn.Module):
             raise ValueError("experts run in 16 bits on CUDA: --dtype bfloat16 or float16")
         self.moe, hidden = config.moe, config.hidden_size
         self.tp = build.tp
+        self.reduce = reduce
         router_dtype = torch.float32 if self.moe.router_fp32 else None
         self.router = Replicated(hidden, self.moe.num_experts, build, dtype=router_dtype)
         self.gate_up = ExpertColumns(self.moe, hidden, build)
@@ -120,4 +124,4 @@ class MoeMlp(nn.Module):
             None if self.shared is None else self.shared(x),
             None if self.shared_gate is None else self.shared_gate(x),
         )
-        return self.tp.all_reduce(y)
+        return self.tp.all_reduce(y) if self.reduce else y

@@ -1,7 +1,12 @@
-"""RMSNorm and LayerNorm over the last dim, with the residual add fused in."""
+"""RMSNorm and LayerNorm over the last dim, with the residual add fused in.
+
+What is added may be a partial sum: then `partial_over` has the ranks over which `add` and `into`
+sum it first, in the same kernel where one takes it.
+"""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -9,7 +14,20 @@ from srt import ops
 from srt.layers.build import Build
 from srt.ops import fp8
 from srt.ops.fp8 import RowFormat, Rows
+from srt.ops.peers import PeerGroup
+from srt.parallel import TensorParallel
 from srt.weights.table import Part
+
+
+def whole_or_peers(
+    x: Tensor, residual: Tensor | None, ranks: TensorParallel | None
+) -> tuple[Tensor, PeerGroup | None]:
+    """x summed over the ranks; or x as it came, with the peers whose norm sums it."""
+    if ranks is None or residual is None:
+        return x, None
+    if ranks.peers is not None and ranks.peers.takes_rows(x):
+        return x, ranks.peers
+    return ranks.all_reduce(x), None
 
 
 class RmsNorm(nn.Module):
@@ -19,6 +37,7 @@ class RmsNorm(nn.Module):
         super().__init__()
         self.eps = eps
         self.offset = offset
+        self.partial_over: TensorParallel | None = None
         self.weight = build.empty(size)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -27,15 +46,27 @@ class RmsNorm(nn.Module):
 
     def add(self, x: Tensor, residual: Tensor) -> Tensor:
         """Adds x to `residual` in place and returns the sum's norm."""
-        return ops.add_rms_norm(x, residual, self.weight, self.eps, weight_offset=self.offset)
+        x, peers = whole_or_peers(x, residual, self.partial_over)
+        if peers is None:
+            return ops.add_rms_norm(x, residual, self.weight, self.eps, weight_offset=self.offset)
+        out = torch.empty_like(x)
+        peers.norm(x, self.weight, self.eps, out, residual=residual, weight_offset=self.offset)
+        return out
 
     def into(self, x: Tensor, residual: Tensor | None, rows: RowFormat | None) -> Rows:
         """The norm of x or, where `residual` is given, as `add`; in fp8 where `rows` is given."""
         if rows is None:
             out: Tensor = self(x) if residual is None else self.add(x, residual)
             return out
+        x, peers = whole_or_peers(x, residual, self.partial_over)
         return fp8.norm(
-            x, self.weight, self.eps, rows, residual=residual, weight_offset=self.offset
+            x,
+            self.weight,
+            self.eps,
+            rows,
+            residual=residual,
+            weight_offset=self.offset,
+            peers=peers,
         )
 
 
@@ -45,6 +76,7 @@ class LayerNorm(nn.Module):
     def __init__(self, size: int, eps: float, build: Build, *, bias: bool = True) -> None:
         super().__init__()
         self.eps = eps
+        self.partial_over: TensorParallel | None = None
         self.weight = build.empty(size)
         self.bias = build.empty(size) if bias else None
 
@@ -54,15 +86,28 @@ class LayerNorm(nn.Module):
 
     def add(self, x: Tensor, residual: Tensor) -> Tensor:
         """Adds x to `residual` in place and returns the sum's norm."""
-        return ops.layer_norm(residual.add_(x), self.weight, self.bias, self.eps)
+        x, peers = whole_or_peers(x, residual, self.partial_over)
+        if peers is None:
+            return ops.layer_norm(residual.add_(x), self.weight, self.bias, self.eps)
+        out = torch.empty_like(x)
+        peers.norm(x, self.weight, self.eps, out, bias=self.bias, residual=residual, centered=True)
+        return out
 
     def into(self, x: Tensor, residual: Tensor | None, rows: RowFormat | None) -> Rows:
         """As RmsNorm's."""
         if rows is None:
             out: Tensor = self(x) if residual is None else self.add(x, residual)
             return out
+        x, peers = whole_or_peers(x, residual, self.partial_over)
         return fp8.norm(
-            x, self.weight, self.eps, rows, bias=self.bias, residual=residual, centered=True
+            x,
+            self.weight,
+            self.eps,
+            rows,
+            bias=self.bias,
+            residual=residual,
+            centered=True,
+            peers=peers,
         )
 
 

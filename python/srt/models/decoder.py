@@ -17,6 +17,7 @@ from srt.layers.linear import Replicated
 from srt.layers.norm import LayerNorm, Norm, RmsNorm
 from srt.model_config import ModelConfig
 from srt.ops.decode_step import DecodeStep
+from srt.parallel import TensorParallel
 from srt.weights.scales import scale_rules
 from srt.weights.table import Rule
 
@@ -140,6 +141,17 @@ class Decoder(nn.Module, ABC):
 
 def _skipped(rule: Rule) -> Rule:
     return Rule(rule.source, None)
+
+
+def late_sums(
+    config: ModelConfig, build: Build
+) -> tuple[TensorParallel | None, TensorParallel | None]:
+    """The ranks over whom the norm behind attention sums it, and the one behind the MLP.
+
+    None: nobody need, or the part itself sums, since it adds a bias to the sum.
+    """
+    ranks = build.tp if build.tp.size > 1 else None
+    return None if config.o_bias else ranks, None if config.mlp_bias else ranks
 
 
 def make_norm(config: ModelConfig, build: Build) -> Norm:

@@ -20,7 +20,7 @@ from srt.layers.linear import ColumnParallel, Replicated, RowParallel
 from srt.layers.norm import RmsNorm
 from srt.layers.rope import cos_sin_table
 from srt.model_config import MlaConfig, ModelConfig
-from srt.models.decoder import Decoder, make_norm
+from srt.models.decoder import Decoder, late_sums, make_norm
 from srt.models.llama import MLP_WEIGHTS, head_rules, make_mlp
 from srt.models.moe import expert_rules, shared_rules
 from srt.weights.table import Rule, Split
@@ -34,10 +34,18 @@ class DeepseekV2Attention(nn.Module):
     With k = W_k c and v = W_v c for the latent c of a token, q·k is (W_kᵀ q)·c, and a weighted sum
     of values is W_v of the same sum of latents: W_k is absorbed into the queries and W_v applied
     behind the attention, for prompts and decodes alike, so that the pool holds c alone.
+    reduce: see RowParallel.
     """
 
     def __init__(
-        self, config: ModelConfig, mla: MlaConfig, layer_idx: int, cos_sin: Tensor, build: Build
+        self,
+        config: ModelConfig,
+        mla: MlaConfig,
+        layer_idx: int,
+        cos_sin: Tensor,
+        build: Build,
+        *,
+        reduce: bool = True,
     ) -> None:
         super().__init__()
         hidden, heads = config.hidden_size, config.num_heads
@@ -60,7 +68,7 @@ class DeepseekV2Attention(nn.Module):
         in_fp8 = build.quant is not None and build.quant.in_checkpoint
         plain = build if in_fp8 else replace(build, quant=None)
         self.kv_b = self._by_head(mla.kv_rank, heads, mla.nope_dim + mla.v_dim, plain)
-        self.o = RowParallel(heads * mla.v_dim, hidden, build, bias=config.o_bias)
+        self.o = RowParallel(heads * mla.v_dim, hidden, build, bias=config.o_bias, reduce=reduce)
         self.attend = LatentAttention(
             LatentSpec(layer_idx, self.num_heads, mla.kv_rank, mla.rope_dim, config.attn_scale)
         )
@@ -116,10 +124,15 @@ class DeepseekV2Layer(nn.Module):
         self, config: ModelConfig, mla: MlaConfig, layer_idx: int, cos_sin: Tensor, build: Build
     ) -> None:
         super().__init__()
+        over_attn, over_mlp = late_sums(config, build)
         self.attn_norm = make_norm(config, build)
-        self.attn = DeepseekV2Attention(config, mla, layer_idx, cos_sin, build)
+        self.attn_norm.partial_over = over_mlp
+        self.attn = DeepseekV2Attention(
+            config, mla, layer_idx, cos_sin, build, reduce=over_attn is None
+        )
         self.mlp_norm = make_norm(config, build)
-        self.mlp = make_mlp(config, layer_idx, build)
+        self.mlp_norm.partial_over = over_attn
+        self.mlp = make_mlp(config, layer_idx, build, reduce=over_mlp is None)
 
     def forward(
         self, x: Tensor, residual: Tensor | None, batch: ForwardBatch
@@ -146,6 +159,7 @@ class DeepseekV2(Decoder):
         self.layers = nn.ModuleList(
             DeepseekV2Layer(config, config.mla, i, cos_sin, build) for i in range(config.num_layers)
         )
+        self.norm.partial_over = late_sums(config, build)[1]
 
     def forward(self, batch: ForwardBatch, embeds: Tensor | None = None) -> Tensor:
         """See Decoder."""

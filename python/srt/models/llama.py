@@ -15,15 +15,26 @@ from srt.layers.moe import MoeMlp
 from srt.layers.norm import HeadLayerNorm, RmsNorm
 from srt.layers.rope import cos_sin_table
 from srt.model_config import ModelConfig
-from srt.models.decoder import Decoder, make_norm
+from srt.models.decoder import Decoder, late_sums, make_norm
 from srt.ops.fp8 import RowFormat, Rows
 from srt.weights.table import Part, Rule, Split
 
 
 class LlamaAttention(nn.Module):
-    """Grouped-query attention with rotary embedding; Qwen 3 norms each head of q and k."""
+    """Grouped-query attention with rotary embedding; Qwen 3 norms each head of q and k.
 
-    def __init__(self, config: ModelConfig, layer_idx: int, cos_sin: Tensor, build: Build) -> None:
+    reduce: see RowParallel.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        layer_idx: int,
+        cos_sin: Tensor,
+        build: Build,
+        *,
+        reduce: bool = True,
+    ) -> None:
         super().__init__()
         heads = (config.num_heads, config.num_kv_heads)
         size = config.num_heads * config.head_dim
@@ -31,7 +42,12 @@ class LlamaAttention(nn.Module):
             config.hidden_size, heads, config.head_dim, build, bias=config.qkv_bias
         )
         self.o = RowParallel(
-            size, config.hidden_size, build, bias=config.o_bias, columns=self.qkv.parts["q"]
+            size,
+            config.hidden_size,
+            build,
+            bias=config.o_bias,
+            reduce=reduce,
+            columns=self.qkv.parts["q"],
         )
         self.head_dim = config.head_dim
         self.clip = config.qkv_clip
@@ -65,14 +81,20 @@ class LlamaAttention(nn.Module):
 
 
 class LlamaLayer(nn.Module):
-    """Pre-norm block: x + attn(norm(x)), then x + mlp(norm(x)). Shapes: [T, hidden]."""
+    """Pre-norm block: x + attn(norm(x)), then x + mlp(norm(x)). Shapes: [T, hidden].
+
+    What attention and MLP return is summed over ranks by the norm behind them, see `late_sums`.
+    """
 
     def __init__(self, config: ModelConfig, layer_idx: int, cos_sin: Tensor, build: Build) -> None:
         super().__init__()
+        over_attn, over_mlp = late_sums(config, build)
         self.attn_norm = make_norm(config, build)
-        self.attn = LlamaAttention(config, layer_idx, cos_sin, build)
+        self.attn_norm.partial_over = over_mlp
+        self.attn = LlamaAttention(config, layer_idx, cos_sin, build, reduce=over_attn is None)
         self.mlp_norm = make_norm(config, build)
-        self.mlp = make_mlp(config, layer_idx, build)
+        self.mlp_norm.partial_over = over_attn
+        self.mlp = make_mlp(config, layer_idx, build, reduce=over_mlp is None)
 
     def forward(
         self, x: Tensor, residual: Tensor | None, batch: ForwardBatch
@@ -137,6 +159,8 @@ class Llama(Decoder):
         self.layers = nn.ModuleList(
             layer_type(config, i, cos_sin, build) for i in range(config.num_layers)
         )
+        if layer_type is LlamaLayer:
+            self.norm.partial_over = late_sums(config, build)[1]
 
     def forward(self, batch: ForwardBatch, embeds: Tensor | None = None) -> Tensor:
         """See Decoder."""
@@ -164,12 +188,16 @@ def head_norm(config: ModelConfig, part: Part, build: Build) -> RmsNorm | HeadLa
     return HeadLayerNorm(Part(full, start, size, 0), config.head_dim, config.norm_eps, build)
 
 
-def make_mlp(config: ModelConfig, layer_idx: int, build: Build) -> GatedMlp | MoeMlp:
-    """Experts in the layers that are sparse, the gated MLP elsewhere."""
+def make_mlp(
+    config: ModelConfig, layer_idx: int, build: Build, *, reduce: bool = True
+) -> GatedMlp | MoeMlp:
+    """Experts in the layers that are sparse, the gated MLP elsewhere. `reduce`: see RowParallel."""
     if config.moe is not None and config.moe.layers[layer_idx]:
-        return MoeMlp(config, build)
+        return MoeMlp(config, build, reduce=reduce)
     size, activation = config.intermediate_size, config.activation
-    return GatedMlp(config.hidden_size, size, activation, build, bias=config.mlp_bias)
+    return GatedMlp(
+        config.hidden_size, size, activation, build, bias=config.mlp_bias, reduce=reduce
+    )
 
 
 def attention_spec(config: ModelConfig, layer_idx: int, qkv: QkvLinear) -> AttentionSpec:

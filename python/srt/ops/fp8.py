@@ -19,6 +19,7 @@ from srt.core import native
 from srt.ops import cuda, gelu_and_mul, silu_and_mul
 from srt.ops.attention import decode
 from srt.ops.library import kernel
+from srt.ops.peers import PeerGroup
 
 FP8_MAX = 448.0
 GROUP = 128  # neighbouring values along the input side that share a scale, where there are groups
@@ -104,7 +105,7 @@ def quantize(x: Tensor, to: RowFormat) -> Fp8Rows:
     return Fp8Rows(out, _written(scales, to))
 
 
-def norm(
+def norm(  # noqa: PLR0913
     x: Tensor,
     weight: Tensor,
     eps: float,
@@ -114,9 +115,28 @@ def norm(
     residual: Tensor | None = None,
     weight_offset: float = 0.0,
     centered: bool = False,
+    peers: PeerGroup | None = None,
 ) -> Fp8Rows:
-    """RMSNorm (LayerNorm where `centered`) of x [T, H] on CUDA; `residual += x` first if given."""
+    """RMSNorm (LayerNorm where `centered`) of x [T, H] on CUDA; `residual += x` first if given.
+
+    peers: those over whom x is summed before all else.
+    """
     out, scales = cuda.fp8_target(x.shape, x.device, to.kind)
+    if peers is not None:
+        peers.norm(
+            x,
+            weight,
+            eps,
+            out,
+            scales=scales,
+            given=to.given,
+            limit=to.limit,
+            bias=bias,
+            residual=residual,
+            weight_offset=weight_offset,
+            centered=centered,
+        )
+        return Fp8Rows(out, _written(scales, to))
     cuda.norm_to_fp8(
         x,
         weight,
