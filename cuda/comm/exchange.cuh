@@ -2,7 +2,8 @@
 //
 // A message of 16 bytes is two words of the vector, each with the number of the round behind it, in
 // stores of 8 bytes that arrive whole: who finds the number finds the word, so nothing is flushed
-// and no flag is waited for. Numbers are never reset. Rounds of a slot take two places in turn: who
+// and no flag is waited for. Numbers are never reset (a place would have to lie unused for exactly
+// 2^32 rounds of its slot to be mistaken). Rounds of a slot take two places in turn: who
 // sends in round n + 2 has had an answer to round n + 1 from every rank, which all ranks give after
 // they have read round n. That holds for launches of any sizes, since within one all threads of a
 // block take part in all of the block's rounds, and launches of a stream do not overlap behind
