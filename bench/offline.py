@@ -191,7 +191,8 @@ def main() -> None:
             model_path=str(path), load_format="dummy", skip_tokenizer_init=True, **settings
         )
         ready = time.perf_counter() - start
-        model = Model.from_config(SHAPES[args.shape], fp8=args.fp8)
+        fp8_kv = str(settings.get("kv_cache_dtype", "")).startswith("fp8")
+        model = Model.from_config(SHAPES[args.shape], fp8=args.fp8, fp8_kv=fp8_kv)
         num_gpus = settings.get("tp_size", 1)
         assert isinstance(num_gpus, int)
         chip = H100 if num_gpus == 1 else H100.times(num_gpus)
@@ -200,6 +201,8 @@ def main() -> None:
         print(records[0].row(), flush=True)
         try:
             for record in _run(bench, args.workloads, cases, args.num_requests):
+                if settings:
+                    record.params["settings"] = settings
                 records.append(record)
                 print(record.row(), flush=True)
                 if args.json:

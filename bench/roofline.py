@@ -55,8 +55,12 @@ class Model:
     kv_bytes: float = 2
 
     @classmethod
-    def from_config(cls, c: Mapping[str, Any], *, fp8: bool = False) -> Model:
-        """Read an HF-style config; `fp8` halves layer weights and KV (the head stays 16-bit)."""
+    def from_config(
+        cls, c: Mapping[str, Any], *, fp8: bool = False, fp8_kv: bool = False
+    ) -> Model:
+        """Read an HF-style config; `fp8` halves layer weights (the head stays 16-bit) and KV,
+        `fp8_kv` KV alone.
+        """
         hidden, heads, kv = c["hidden_size"], c["num_attention_heads"], c["num_key_value_heads"]
         dim = c.get("head_dim") or hidden // heads
         attn = hidden * dim * (heads + 2 * kv) + heads * dim * hidden
@@ -69,7 +73,7 @@ class Model:
             kv_heads=kv,
             head_dim=dim,
             weight_bytes=1 if fp8 else 2,
-            kv_bytes=1 if fp8 else 2,
+            kv_bytes=1 if fp8 or fp8_kv else 2,
         )
 
     def kv_bytes_per_token(self) -> float:
