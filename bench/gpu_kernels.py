@@ -24,6 +24,7 @@ from srt.batch import DecodeKind, ForwardBatch, KvPool
 from srt.engine.decode_plan import DecodePlanner
 from srt.engine.step import TOTAL_WORDS
 from srt.ops import message as msg
+from srt.ops.fp8 import Fp8Rows, Rows, quantize_groups, quantize_rows
 
 REPLAYS, ROUNDS = 5, 7
 PAGE_SIZE = 64
@@ -33,6 +34,7 @@ LATENT_DIM, VALUE_DIM = 576, 512
 def time_us(steps: list[Callable[[], object]]) -> list[float]:
     """Microseconds of one step, `ROUNDS` samples; the steps follow each other in one graph."""
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())  # what the steps read is being made there
     with torch.cuda.stream(stream):
         for step in steps:
             step()
@@ -162,6 +164,10 @@ def experts() -> Iterator[Record]:
     for model, (num_experts, top_k, hidden, size) in models.items():
         gate_up = torch.randn(num_experts, 2 * size, hidden, device="cuda").bfloat16() / 64
         down = torch.randn(num_experts, hidden, size, device="cuda").bfloat16() / 64
+        stored = {
+            f"experts in fp8{form}": tuple(Fp8Rows(*quantize(w)) for w in (gate_up, down))
+            for form, quantize in (("", quantize_rows), (" blocks", quantize_groups))
+        }
         for tokens in (1, 8, 32, 128, 512, 4096):
             inputs = []
             for _ in range(6 if tokens <= 512 else 2):
@@ -175,7 +181,7 @@ def experts() -> Iterator[Record]:
             params |= {"tokens": tokens}
 
             def ours(
-                x: Tensor, weights: Tensor, chosen: Tensor, up: Tensor = gate_up, dn: Tensor = down
+                x: Tensor, weights: Tensor, chosen: Tensor, up: Rows = gate_up, dn: Rows = down
             ) -> Tensor:
                 return ops.experts_mlp(x, up, dn, weights, chosen, "silu")
 
@@ -185,9 +191,11 @@ def experts() -> Iterator[Record]:
                 return grouped_mm(x, up, dn, weights, chosen)
 
             kinds = [("experts", ours), ("experts by grouped_mm", torchs)]
+            kinds += [(name, partial(ours, up=up, dn=dn)) for name, (up, dn) in stored.items()]
             for kind, run in kinds:
                 samples = time_us([lambda a=a, run=run: run(*a) for a in inputs])
-                yield record(f"{kind} {model} {tokens}", params, samples, num_bytes, flops)
+                read = num_bytes - (used * 3 * size * hidden if "fp8" in kind else 0)
+                yield record(f"{kind} {model} {tokens}", params, samples, read, flops)
         route = partial(ops.route, torch.randn(32, num_experts, device="cuda"), top_k)
         samples = time_us([route] * 8)
         yield record(f"route {model} 32", {"tokens": 32}, samples, 32 * num_experts * 4, 0)
@@ -212,8 +220,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--commit", help="where there is no git")
+    parser.add_argument("--only", choices=["latent", "experts"])
     args = parser.parse_args()
-    rows = [*latent(), *experts()]
+    rows = []
+    if args.only != "experts":
+        rows += [*latent()]
+    if args.only != "latent":
+        rows += [*experts()]
     if args.json is not None:
         write(rows, args.json, commit=args.commit)
 

@@ -17,14 +17,12 @@ select="(cuda_cascade and ((page_sizes and (64-8 or 128-64)) or (fp8_e4m3 and 12
   or (cuda_fp8 and ((into_groups and 384) or (groups_by_rows and 160) or (gated_kernel and (9-144 or 65))))
   or (cuda_fp8 and groups_in_every_wide_shape and (1-48 or 3-96 or 64) and 128)
   or (cuda_decode and fp8_out and 11)
+  or (cuda_decode_step and ((lengths and 129) or (rows_over_fp8_pools and (3 or 4))))
+  or (experts_in_fp8 and (sizes0 or sizes2) and (7-fp8 or 200-fp8))
   or (cuda_sample and (every_number or masked_whole))
   or (cuda_fused and (heads_in_place or rotary_norms or prepare_step or embedding))"
-# racecheck does not know that bulk copies end at a barrier: docs/kernels.md, the decode step's section.
-memcheck_alone="(cuda_decode_step and ((lengths and 129) or (rows_over_fp8_pools and (3 or 4))))"
 for tool in memcheck racecheck; do
-  chosen=$select
-  [ "$tool" = racecheck ] || chosen="$select or $memcheck_alone"
   compute-sanitizer --tool "$tool" --error-exitcode 1 --target-processes all --kernel-name kns=srt \
     "${PYTHON:-python3}" -m pytest -q -p no:cacheprovider --maxfail 1 -m gpu \
-    -k "$(tr '\n' ' ' <<<"${SANITIZE_SELECT:-$chosen}")" tests/kernels
+    -k "$(tr '\n' ' ' <<<"${SANITIZE_SELECT:-$select}")" tests/kernels tests/models
 done

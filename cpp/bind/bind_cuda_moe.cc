@@ -54,10 +54,46 @@ int64_t plan_words(int num_tokens, int top_k, int num_experts) {
   return cuda::moe_plan_words({num_tokens, top_k, num_experts, 0, 0});
 }
 
+const void* e4m3_data(const TensorView& t, const char* name) {
+  expect_arg(t.device == Device::kCuda && t.dtype == DType::kU8 && t.is_contiguous(), name,
+             "must be e4m3 as uint8, contiguous on the device");
+  expect_arg(is_aligned16(t), name, "must be 16-byte aligned");
+  return t.data;
+}
+
+// Weights of experts in the dtype of x, or e4m3 as uint8 and their scales.
+void set_weights(cuda::ExpertsParams& p, const TensorView& x, const TensorView& gate_up,
+                 const TensorView& down, const std::optional<TensorView>& gate_up_scales,
+                 const std::optional<TensorView>& down_scales) {
+  const auto [tokens, top_k, num_experts, hidden, size] = p.shape;
+  expect(gate_up_scales.has_value() == down_scales.has_value(),
+         "gate_up and down must both have scales or none");
+  if (!gate_up_scales) {
+    p.gate_up = vector_data(gate_up, "gate_up", x, gate_up.numel());
+    p.down = vector_data(down, "down", x, down.numel());
+    return;
+  }
+  expect(hidden % 16 == 0 && size % 16 == 0, "H and I must be multiples of 16 in fp8");
+  p.gate_up = e4m3_data(gate_up, "gate_up");
+  p.down = e4m3_data(down, "down");
+  p.in_blocks = gate_up_scales->ndim == 3;
+  expect(down_scales->ndim == gate_up_scales->ndim, "scales must both be of blocks or of rows");
+  const auto columns = [&](int in) -> int64_t {
+    return p.in_blocks ? cuda::div_up(in, cuda::kMoeScaleGroup) : 1;
+  };
+  const int64_t rows = num_experts;
+  p.gate_up_scales =
+      float_data(*gate_up_scales, "gate_up_scales", rows * 2 * size * columns(hidden));
+  p.down_scales = float_data(*down_scales, "down_scales", rows * hidden * columns(size));
+}
+
 // x, out: [T, H]. gate_up: [E, 2 * I, H]. down: [E, H, I]. weights: f32 [T, k]. experts: int32 [T,
 // k]. shared: [T, H]. shared_gate: [T, 1]. plan: int32 [moe_plan_words]. buffer: [T * k * (I + H)].
+// gate_up_scales: f32 [E, 2 * I], in blocks [E, 2 * I, ceil(H / 128)]; down_scales alike.
 void moe_experts(const TensorView& x, const TensorView& gate_up, const TensorView& down,
-                 const TensorView& weights, const TensorView& experts, const std::string& act,
+                 const std::optional<TensorView>& gate_up_scales,
+                 const std::optional<TensorView>& down_scales, const TensorView& weights,
+                 const TensorView& experts, const std::string& act,
                  const std::optional<TensorView>& shared,
                  const std::optional<TensorView>& shared_gate, const TensorView& plan,
                  const TensorView& buffer, const TensorView& out, bool pdl, uint64_t stream) {
@@ -80,8 +116,7 @@ void moe_experts(const TensorView& x, const TensorView& gate_up, const TensorVie
   const int64_t choices = experts.numel();
   p.x = x.data;
   p.x_stride = x.step(0);
-  p.gate_up = vector_data(gate_up, "gate_up", x, gate_up.numel());
-  p.down = vector_data(down, "down", x, down.numel());
+  set_weights(p, x, gate_up, down, gate_up_scales, down_scales);
   p.weights = float_data(weights, "weights", choices);
   p.experts = int_data(experts, "experts", choices);
   p.shared = shared ? vector_data(*shared, "shared", x, x.numel()) : nullptr;
@@ -102,15 +137,38 @@ void moe_experts(const TensorView& x, const TensorView& gate_up, const TensorVie
   check_cuda(cuda::moe_experts(p, as_stream(stream)), "moe_experts");
 }
 
+// x: e4m3 as uint8 [.., K], out: bf16 or fp16 of the same shape. scales: f32 [..], in blocks [..,
+// ceil(K / 128)].
+void moe_widen(const TensorView& x, const TensorView& scales, const TensorView& out, bool pdl,
+               uint64_t stream) {
+  expect(x.ndim >= 2 && x.dim(x.ndim - 1) % 16 == 0, "K must be a multiple of 16");
+  expect(out.dtype == DType::kBF16 || out.dtype == DType::kF16, "out must be bf16 or fp16");
+  const auto columns = static_cast<int>(x.dim(x.ndim - 1));
+  const bool in_blocks = scales.ndim == x.ndim;
+  const int groups = in_blocks ? cuda::div_up(columns, cuda::kMoeScaleGroup) : 1;
+  const int64_t rows = columns == 0 ? 0 : x.numel() / columns;
+  const cuda::WidenParams p{.x = static_cast<const uint8_t*>(e4m3_data(x, "x")),
+                            .scales = float_data(scales, "scales", rows * groups),
+                            .out = vector_data(out, "out", out, x.numel()),
+                            .rows = rows,
+                            .columns = columns,
+                            .scale_columns = groups,
+                            .group = in_blocks ? cuda::kMoeScaleGroup : columns,
+                            .dtype = as_dtype(out, "out"),
+                            .pdl = pdl};
+  check_cuda(cuda::moe_widen(p, as_stream(stream)), "moe_widen");
+}
+
 }  // namespace
 
 void bind_cuda_moe(py::module_& m) {
   m.def("cuda_moe_route", &moe_route, "logits"_a, "weights"_a, "experts"_a, "softcap"_a,
         "norm_order"_a, "scale"_a, "groups"_a, "top_groups"_a, "pdl"_a = false, "stream"_a);
   m.def("cuda_moe_plan_words", &plan_words, "num_tokens"_a, "top_k"_a, "num_experts"_a);
-  m.def("cuda_moe_experts", &moe_experts, "x"_a, "gate_up"_a, "down"_a, "weights"_a, "experts"_a,
-        "act"_a, "shared"_a, "shared_gate"_a, "plan"_a, "buffer"_a, "out"_a, "pdl"_a = false,
-        "stream"_a);
+  m.def("cuda_moe_experts", &moe_experts, "x"_a, "gate_up"_a, "down"_a, "gate_up_scales"_a,
+        "down_scales"_a, "weights"_a, "experts"_a, "act"_a, "shared"_a, "shared_gate"_a, "plan"_a,
+        "buffer"_a, "out"_a, "pdl"_a = false, "stream"_a);
+  m.def("cuda_moe_widen", &moe_widen, "x"_a, "scales"_a, "out"_a, "pdl"_a = false, "stream"_a);
 }
 
 }  // namespace srt::bind

@@ -44,10 +44,15 @@ __global__ void __launch_bounds__(kThreads) sum_kernel(const __grid_constant__ E
 }
 
 cudaError_t launch_gemms(const ExpertsParams& p, cudaStream_t stream) {
-  const auto gemm = p.dtype == Dtype::kBF16 ? moe::gemm_bf16 : moe::gemm_f16;
+  const bool is_bf16 = p.dtype == Dtype::kBF16;
+  const bool is_fp8 = p.gate_up_scales != nullptr;
+  const auto gemm = is_bf16 ? (is_fp8 ? moe::gemm_bf16_fp8 : moe::gemm_bf16)
+                            : (is_fp8 ? moe::gemm_f16_fp8 : moe::gemm_f16);
   moe::GemmArgs up{};
   up.x = p.x;
   up.w = p.gate_up;
+  up.w_scales = p.gate_up_scales;
+  up.scale_columns = p.in_blocks ? div_up(p.shape.hidden, kMoeScaleGroup) : 1;
   up.y = p.narrow;
   up.plan = p.plan;
   up.shape = p.shape;
@@ -61,6 +66,8 @@ cudaError_t launch_gemms(const ExpertsParams& p, cudaStream_t stream) {
   moe::GemmArgs down = up;
   down.x = p.narrow;
   down.w = p.down;
+  down.w_scales = p.down_scales;
+  down.scale_columns = p.in_blocks ? div_up(p.shape.size, kMoeScaleGroup) : 1;
   down.y = p.rows;
   down.x_stride = p.shape.size;
   down.in = p.shape.size;

@@ -3,8 +3,8 @@
 namespace srt::cuda::moe {
 
 cudaError_t gemm_bf16(const GemmArgs& args, bool gated, bool pdl, cudaStream_t stream) {
-  return gated ? dispatch_gemm<__nv_bfloat16, true>(args, pdl, stream)
-               : dispatch_gemm<__nv_bfloat16, false>(args, pdl, stream);
+  return gated ? dispatch_gemm<__nv_bfloat16, false, true>(args, pdl, stream)
+               : dispatch_gemm<__nv_bfloat16, false, false>(args, pdl, stream);
 }
 
 }  // namespace srt::cuda::moe

@@ -40,7 +40,7 @@ struct MoeShape {
   int num_tokens;
   int top_k;
   int num_experts;
-  int hidden;  // a multiple of 8, as size is
+  int hidden;  // a multiple of 8, with weights in e4m3 of 16; as size is
   int size;    // of one expert's MLP
 
   constexpr int choices() const { return num_tokens * top_k; }
@@ -64,24 +64,44 @@ constexpr int64_t moe_plan_words(const MoeShape& s) {
          2 * static_cast<int64_t>(s.choices());
 }
 
+constexpr int kMoeScaleGroup = 128;  // columns of weights that share a scale, where in blocks
+
 struct ExpertsParams {
   MoeShape shape;
-  const void* x;            // [num_tokens, hidden], rows x_stride elements apart
-  const void* gate_up;      // [num_experts, 2 * size, hidden]
-  const void* down;         // [num_experts, hidden, size]
-  const float* weights;     // [num_tokens, top_k]
-  const int32_t* experts;   // [num_tokens, top_k]
-  const void* shared;       // [num_tokens, hidden] contiguous: added; or nullptr
-  const void* shared_gate;  // [num_tokens]: its sigmoid scales `shared`; or nullptr
-  int32_t* plan;            // [moe_plan_words(shape)], 16-byte aligned work space
-  void* narrow;             // [choices, size] work space
-  void* rows;               // [choices, hidden] work space
-  void* out;                // [num_tokens, hidden]: sums in float, in the order of the choices
+  const void* x;                // [num_tokens, hidden], rows x_stride elements apart
+  const void* gate_up;          // [num_experts, 2 * size, hidden], of x's dtype or e4m3
+  const void* down;             // [num_experts, hidden, size], as gate_up
+  const float* gate_up_scales;  // e4m3: [num_experts, 2 * size], in blocks [.., ceil(hidden / 128)]
+  const float* down_scales;     // [num_experts, hidden], in blocks [.., ceil(size / 128)]; or null
+  const float* weights;         // [num_tokens, top_k]
+  const int32_t* experts;       // [num_tokens, top_k]
+  const void* shared;           // [num_tokens, hidden] contiguous: added; or nullptr
+  const void* shared_gate;      // [num_tokens]: its sigmoid scales `shared`; or nullptr
+  int32_t* plan;                // [moe_plan_words(shape)], 16-byte aligned work space
+  void* narrow;                 // [choices, size] work space
+  void* rows;                   // [choices, hidden] work space
+  void* out;                    // [num_tokens, hidden]: sums in float, in the order of the choices
   int64_t x_stride;
   MoeAct act;
-  Dtype dtype;  // bf16 or fp16, of all but weights
+  Dtype dtype;     // bf16 or fp16: of x and what comes of it
+  bool in_blocks;  // scales
   bool pdl;
 };
+
+struct WidenParams {
+  const uint8_t* x;     // e4m3 [rows, columns], columns a multiple of 16
+  const float* scales;  // [rows, scale_columns]
+  void* out;            // [rows, columns]
+  int64_t rows;
+  int columns;
+  int scale_columns;
+  int group;    // columns that share a scale, a multiple of 16
+  Dtype dtype;  // of out: bf16 or fp16
+  bool pdl;
+};
+
+// out = x times its scales.
+[[nodiscard]] cudaError_t moe_widen(const WidenParams& p, cudaStream_t stream);
 
 // Four launches: the plan, gate and up with the activation, down, the sum. Weights of experts that
 // no token has chosen are not read.

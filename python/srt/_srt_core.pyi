@@ -609,10 +609,13 @@ def cuda_moe_route(
     **launch: object,
 ) -> None: ...
 def cuda_moe_plan_words(num_tokens: int, top_k: int, num_experts: int) -> int: ...
+def cuda_moe_widen(x: Tensor, scales: Tensor, out: Tensor, **launch: object) -> None: ...
 def cuda_moe_experts(
     x: Tensor,
     gate_up: Tensor,
     down: Tensor,
+    gate_up_scales: Tensor | None,
+    down_scales: Tensor | None,
     weights: Tensor,
     experts: Tensor,
     act: str,

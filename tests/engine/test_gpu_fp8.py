@@ -65,6 +65,9 @@ class Judge:
             for name, layer in model.named_modules():
                 if isinstance(layer, nn.Linear) and name != "lm_head":
                     layer.weight.data = dequantize(*quantize_rows(layer.weight.data), torch.float32)
+            for name, weight in model.named_parameters():
+                if ".experts." in name:
+                    weight.data = dequantize(*quantize_rows(weight.data), torch.float32)
             return model.to("cuda", dtype).eval()
 
         self._exact, self._rough = load(torch.float32), load(torch.bfloat16)
@@ -120,3 +123,23 @@ def test_greedy_tokens_are_the_models(checkpoint: Path, judge: Judge, variant: s
         gap, of_torch = judge.gaps(prompts, outputs)
         assert gap <= slack * of_torch
     assert (state["num_retracted"] > 0) == (variant == "retraction")
+
+
+@pytest.mark.parametrize("max_running", [6, NUM_PROMPTS])
+def test_experts_in_fp8(tmp_path: Path, max_running: int) -> None:
+    """Their weights stay in fp8, and what they take stays wide."""
+    sizes = SHAPE | {"intermediate_size": 768, "num_local_experts": 4}
+    write_tiny(tmp_path, "MixtralForCausalLM", dtype=torch.bfloat16, eos_token_id=None, **sizes)
+    prompts = make_prompts(NUM_PROMPTS)
+    with Engine(
+        model_path=str(tmp_path),
+        skip_tokenizer_init=True,
+        quantization="fp8",
+        max_running_requests=max_running,
+        max_total_tokens=16384,
+    ) as engine:
+        params = {"temperature": 0, "max_new_tokens": NUM_TOKENS, "ignore_eos": True}
+        results = engine.generate(input_ids=prompts, sampling_params=params)
+    outputs = [result["token_ids"] for result in results]
+    gap, of_torch = Judge(tmp_path).gaps(prompts, outputs)
+    assert gap <= 1.25 * of_torch

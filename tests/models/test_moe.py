@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from reference import assert_as_good_as
+from reference import REFERENCE_DEVICE, assert_as_good_as
 from srt import ops
+from srt.ops.fp8 import Fp8Rows, Rows, dequantize, quantize_groups, quantize_rows
 
 HIDDEN, SIZE, NUM_EXPERTS, TOP_K = 64, 48, 8, 3
 ROUTINGS: list[dict[str, Any]] = [
@@ -138,37 +139,100 @@ def test_gpu_experts_replay_in_a_graph(num_tokens: int) -> None:
     assert torch.equal(captured, case.run())
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("num_tokens", [0, 1, 7, 200, 1500])
-@pytest.mark.parametrize(("hidden", "size", "experts"), [(64, 48, 8), (2048, 1408, 64), (72, 8, 3)])
-def test_gpu_experts(
-    num_tokens: int, dtype: torch.dtype, hidden: int, size: int, experts: int
-) -> None:
-    """Every tile shape, sizes that fill no tile, a gated shared expert; against float64."""
-    generator = torch.Generator("cuda").manual_seed(num_tokens)
+@dataclass
+class Layer:
+    """Random experts on the GPU, with a gated shared one; matrices as `form` says."""
 
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, device="cuda")
+    form: str
+    x: Tensor
+    gate_up: Rows
+    down: Rows
+    shared: Tensor
+    gate: Tensor
+    weights: Tensor
+    chosen: Tensor
 
-    x = normal(num_tokens, hidden).to(dtype)
-    gate_up = (normal(experts, 2 * size, hidden) / hidden**0.5).to(dtype)
-    down = (normal(experts, hidden, size) / size**0.5).to(dtype)
-    shared, gate = normal(num_tokens, hidden).to(dtype), normal(num_tokens, 1).to(dtype)
-    weights, chosen = ops.route(normal(num_tokens, experts), 2)
-    out = ops.experts_mlp(x, gate_up, down, weights, chosen, "gelu_tanh", shared, gate)
+    @classmethod
+    def draw(
+        cls, form: str, num_tokens: int, dtype: torch.dtype, sizes: tuple[int, int, int]
+    ) -> Layer:
+        hidden, size, experts = sizes
+        generator = torch.Generator("cuda").manual_seed(num_tokens)
 
-    def plain(wide: torch.dtype) -> Tensor:
-        total = torch.sigmoid(gate.to(wide)) * shared.to(wide)
-        for e in range(experts):
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator, device="cuda")
+
+        def matrices(*shape: int) -> Rows:
+            values = normal(*shape) / shape[-1] ** 0.5
+            if form == "wide":
+                return values.to(dtype)
+            values *= 2 ** normal(*shape[:2], 1)  # scales differ
+            return Fp8Rows(*(quantize_rows if form == "fp8" else quantize_groups)(values))
+
+        return cls(
+            form,
+            normal(num_tokens, hidden).to(dtype),
+            matrices(experts, 2 * size, hidden),
+            matrices(experts, hidden, size),
+            normal(num_tokens, hidden).to(dtype),
+            normal(num_tokens, 1).to(dtype),
+            *ops.route(normal(num_tokens, experts), 2),
+        )
+
+    def run(self) -> Tensor:
+        routed = (self.x, self.gate_up, self.down, self.weights, self.chosen, "gelu_tanh")
+        return ops.experts_mlp(*routed, self.shared, self.gate)
+
+    def plain(self, dtype: torch.dtype) -> Tensor:
+        """One expert after the other in torch."""
+
+        def here(value: Rows) -> Tensor:
+            wide = value if isinstance(value, Tensor) else dequantize(*value, torch.float32)
+            return wide.to(REFERENCE_DEVICE, dtype)
+
+        x, gate_up, down = here(self.x), here(self.gate_up), here(self.down)
+        weights, chosen = here(self.weights), self.chosen.to(REFERENCE_DEVICE)
+        total = torch.sigmoid(here(self.gate)) * here(self.shared)
+        for e in range(gate_up.shape[0]):
             rows, place = (chosen == e).nonzero(as_tuple=True)
-            hidden_gate, hidden_up = (x[rows].to(wide) @ gate_up[e].to(wide).T).chunk(2, -1)
+            hidden_gate, hidden_up = (x[rows] @ gate_up[e].T).chunk(2, -1)
             inner = torch.nn.functional.gelu(hidden_gate, approximate="tanh") * hidden_up
-            part = (inner @ down[e].to(wide).T) * weights[rows, place, None].to(wide)
+            part = (inner @ down[e].T) * weights[rows, place, None]
             total.index_add_(0, rows, part)
         return total
 
-    assert_as_good_as(out, plain(dtype), plain(torch.float64))
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("num_tokens", [0, 1, 7, 200, 1500])
+@pytest.mark.parametrize("sizes", [(64, 48, 8), (2048, 1408, 64), (72, 8, 3)])
+def test_gpu_experts(num_tokens: int, dtype: torch.dtype, sizes: tuple[int, int, int]) -> None:
+    """Every tile shape, sizes that fill no tile, a gated shared expert; against float64."""
+    layer = Layer.draw("wide", num_tokens, dtype, sizes)
+    out = layer.run().to(REFERENCE_DEVICE)
+    assert_as_good_as(out, layer.plain(dtype), layer.plain(torch.float64))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("form", ["fp8", "fp8_blocks"])
+@pytest.mark.parametrize("num_tokens", [1, 7, 200, 1500])
+@pytest.mark.parametrize("sizes", [(64, 48, 8), (2048, 1408, 16), (208, 336, 3)])
+def test_gpu_experts_in_fp8(
+    num_tokens: int, form: str, dtype: torch.dtype, sizes: tuple[int, int, int]
+) -> None:
+    """e4m3 weights with a scale a row and in blocks of 128, of which the last may be short."""
+    layer = Layer.draw(form, num_tokens, dtype, sizes)
+    out = layer.run().to(REFERENCE_DEVICE)
+    assert_as_good_as(out, layer.plain(dtype), layer.plain(torch.float64))
+
+
+def test_experts_in_fp8_on_the_cpu() -> None:
+    case = make_case(9, torch.float32, "cpu")
+    stored = [Fp8Rows(*quantize_rows(m)) for m in (case.gate_up, case.down)]
+    out = ops.experts_mlp(case.x, *stored, case.weights, case.experts, "silu")
+    case.gate_up, case.down = (dequantize(*m, torch.float32) for m in stored)
+    torch.testing.assert_close(out.double(), case.reference(), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.gpu

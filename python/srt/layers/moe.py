@@ -10,7 +10,7 @@ from srt.layers.build import Build, check_block_cut, even_share, lay_out
 from srt.layers.linear import Replicated
 from srt.layers.mlp import GatedMlp
 from srt.model_config import ModelConfig, MoeConfig
-from srt.ops.fp8 import dequantize
+from srt.ops.fp8 import Fp8Rows, Rows
 from srt.quant.fp8 import make_fp8_matrix
 from srt.weights.table import Part
 
@@ -34,14 +34,10 @@ class Experts(nn.Module):
         self.weight, self.weight_scale = made.weight, made.weight_scale
         self.input_scale = made.input_scale
 
-    def wide(self) -> Tensor:
-        """The matrices in the model's dtype; those in fp8 are widened, expert by expert."""
-        if self.weight_scale is None:
-            return self.weight
-        out = torch.empty(self.weight.shape, dtype=self.build.dtype, device=self.weight.device)
-        for expert, weight, scale in zip(out, self.weight, self.weight_scale, strict=True):
-            expert.copy_(dequantize(weight, scale, out.dtype))
-        return out
+    @property
+    def matrices(self) -> Rows:
+        """The weight as `ops.experts_mlp` takes it."""
+        return self.weight if self.weight_scale is None else Fp8Rows(self.weight, self.weight_scale)
 
     def keep_wide(self) -> None:
         """Stores the weights in the model's dtype after all; before loading."""
@@ -116,8 +112,8 @@ class MoeMlp(nn.Module):
         )
         y = ops.experts_mlp(
             x,
-            self.gate_up.wide(),
-            self.down.wide(),
+            self.gate_up.matrices,
+            self.down.matrices,
             weights,
             experts,
             self.activation,

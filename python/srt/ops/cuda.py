@@ -10,7 +10,6 @@ from functools import cache
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from srt.batch import DecodeKind, ForwardBatch, StepBuffers
 from srt.core import native
@@ -19,7 +18,6 @@ from srt.ops.library import kernel
 MAX_SKINNY_ROWS = 128
 MAX_ALWAYS_SKINNY_ROWS = 64
 MAX_GATED_SKINNY_ROWS = 96
-MANY_ROWS = 128  # an expert; from here on torch's wgmma beats our mma.sync (docs/kernels.md)
 MAX_FP8_ROWS, MAX_SKINNY_FP8_ROWS = 128, 64  # of our fp8 products (docs/kernels.md)
 MAX_WIDE_FP8_OUT = 8192  # rows of W; above 64 rows of x cuBLAS wins beyond
 MIN_GATED_FP8_OUT = 2 * 96 * 128  # rows of gate and up; with fewer above 64 rows of x, too
@@ -34,7 +32,7 @@ def is_hopper(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device) >= (9, 0)
 
 
-def _launch(x: Tensor) -> dict[str, object]:
+def launch(x: Tensor) -> dict[str, object]:
     """How every kernel on x's device is launched."""
     stream = torch.cuda.current_stream(x.device).cuda_stream
     return {"pdl": is_hopper(x.device), "stream": stream}
@@ -57,7 +55,7 @@ def norm(
     y = torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
     target = y.view(x.shape)
     native.cuda_norm(
-        x, weight, bias, residual, target, None, eps, weight_offset, centered, **_launch(x)
+        x, weight, bias, residual, target, None, eps, weight_offset, centered, **launch(x)
     )
     return y
 
@@ -65,13 +63,13 @@ def norm(
 def act_and_mul(x: Tensor, activation: str) -> Tensor:
     """[T, 2I] -> [T, I]; activation: silu, gelu or gelu_tanh."""
     out = x.new_empty(x.shape[0], x.shape[1] // 2)
-    native.cuda_act_and_mul(x, out, None, activation, **_launch(x))
+    native.cuda_act_and_mul(x, out, None, activation, **launch(x))
     return out
 
 
 def softcap(x: Tensor, cap: float) -> Tensor:
     """In place."""
-    native.cuda_softcap(x, cap, **_launch(x))
+    native.cuda_softcap(x, cap, **launch(x))
     return x
 
 
@@ -112,13 +110,13 @@ def rotary(  # noqa: PLR0913
         k_norm,
         norm_eps,
         norm_offset,
-        **_launch(q),
+        **launch(q),
     )
 
 
 def store_kv(x: Tensor, slots: Tensor, cache: Tensor, kv_format: str, scale: float) -> None:
     """x [T, H, D] into its slots of cache."""
-    native.cuda_store_kv(x, slots, cache, kv_format, scale, **_launch(x))
+    native.cuda_store_kv(x, slots, cache, kv_format, scale, **launch(x))
 
 
 def embedding(ids: Tensor, weight: Tensor, first_id: int = 0) -> Tensor:
@@ -128,7 +126,7 @@ def embedding(ids: Tensor, weight: Tensor, first_id: int = 0) -> Tensor:
     that attention may read the page table before the kernel ahead of it has finished.
     """
     out = weight.new_empty(ids.shape[0], weight.shape[1])
-    native.cuda_gather_rows(weight, ids, out, first_id, 1.0, **{**_launch(weight), "pdl": False})
+    native.cuda_gather_rows(weight, ids, out, first_id, 1.0, **{**launch(weight), "pdl": False})
     return out
 
 
@@ -160,14 +158,14 @@ def skinny_linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, gated: bool
     """x W^T + bias; gated: silu(x Wg^T) * (x Wu^T), Wg and Wu the halves of W's rows."""
     n = weight.shape[0] // 2 if gated else weight.shape[0]
     out = x.new_empty(x.shape[0], n)
-    native.cuda_skinny_gemm(x, weight, bias, out, gated=gated, **_launch(x))
+    native.cuda_skinny_gemm(x, weight, bias, out, gated=gated, **launch(x))
     return out
 
 
 def wide_gated_linear(x: Tensor, weight: Tensor) -> Tensor:
     """silu(x Wg^T) * (x Wu^T), Wg and Wu the halves of W's rows, by tiles of 128 or 192 rows."""
     out = x.new_empty(x.shape[0], weight.shape[0] // 2)
-    native.cuda_wide_gemm(x, weight, None, out, gated=True, **_launch(x))
+    native.cuda_wide_gemm(x, weight, None, out, gated=True, **launch(x))
     return out
 
 
@@ -195,7 +193,7 @@ def quantize(
     x: Tensor, out: Tensor, scales: Tensor | None, given: Tensor | None, limit: float
 ) -> None:
     """x [T, K] to e4m3; `scales` is written, or `given` [1] is used."""
-    native.cuda_quantize(x, out.view(torch.uint8), scales, given=given, limit=limit, **_launch(x))
+    native.cuda_quantize(x, out.view(torch.uint8), scales, given=given, limit=limit, **launch(x))
 
 
 @kernel(mutates=("out", "scales", "residual"))
@@ -225,7 +223,7 @@ def norm_to_fp8(  # noqa: PLR0913
         centered,
         given=given,
         limit=limit,
-        **_launch(x),
+        **launch(x),
     )
 
 
@@ -246,7 +244,7 @@ def act_and_mul_to_fp8(
         activation,
         given=given,
         limit=limit,
-        **_launch(x),
+        **launch(x),
     )
 
 
@@ -279,15 +277,15 @@ def fp8_linear(
     """(x xs) (W ws)^T + bias in bfloat16; x and W e4m3."""
     out = _fp8_linear_out(x, x_scales, weight)
     is_skinny = x.shape[0] <= MAX_SKINNY_FP8_ROWS or scales.dim() == 2
-    launch = native.cuda_skinny_fp8_gemm if is_skinny else native.cuda_wide_fp8_gemm
-    launch(
+    product = native.cuda_skinny_fp8_gemm if is_skinny else native.cuda_wide_fp8_gemm
+    product(
         x.view(torch.uint8),
         x_scales,
         weight.view(torch.uint8),
         scales,
         bias,
         out,
-        **_launch(x),
+        **launch(x),
     )
     return out
 
@@ -330,7 +328,7 @@ def _launch_fp8_gated(
     **out_scales: Tensor | None,
 ) -> None:
     wide = weight.view(torch.uint8)
-    options = {**out_scales, **_launch(x)}
+    options = {**out_scales, **launch(x)}
     if x.shape[0] <= MAX_SKINNY_FP8_ROWS or scales.dim() == 2:
         native.cuda_skinny_fp8_gemm(
             x.view(torch.uint8), x_scales, wide, scales, None, out, gated=True, **options
@@ -357,7 +355,7 @@ def prepare_step(
         buffers.tensors(),
         padded_seqs,
         padded_tokens,
-        **_launch(message),
+        **launch(message),
     )
 
 
@@ -386,7 +384,7 @@ def sample(  # noqa: PLR0913
         bitmask,
         page_size,
         flags,
-        **_launch(logits),
+        **launch(logits),
     )
     return tokens
 
@@ -394,7 +392,7 @@ def sample(  # noqa: PLR0913
 def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
     """float32 [S]."""
     out = torch.empty(logits.shape[0], dtype=torch.float32, device=logits.device)
-    native.cuda_logprobs(logits, tokens, out, None, None, **_launch(logits))
+    native.cuda_logprobs(logits, tokens, out, None, None, **launch(logits))
     return out
 
 
@@ -402,7 +400,7 @@ def top_logprobs(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """float32 and int32 [S, k]."""
     values = torch.empty(logits.shape[0], k, dtype=torch.float32, device=logits.device)
     ids = torch.empty(logits.shape[0], k, dtype=torch.int32, device=logits.device)
-    native.cuda_logprobs(logits, None, None, values, ids, **_launch(logits))
+    native.cuda_logprobs(logits, None, None, values, ids, **launch(logits))
     return values, ids
 
 
@@ -431,7 +429,7 @@ def latent_attention(
             out,
             plan_offset=batch.decode_plans[kind],
             **options,
-            **_launch(q),
+            **launch(q),
         )
     if first_extend == batch.num_seqs:
         return
@@ -483,93 +481,3 @@ def extend_plan(
         )
         batch.extend_plans[kind] = plan
     return plan
-
-
-def moe_route(
-    logits: Tensor,
-    weights: Tensor,
-    experts: Tensor,
-    softcap: float,
-    norm_order: float,
-    scale: float,
-    num_groups: int,
-    top_groups: int,
-) -> None:
-    """See `ops.route`, which makes the outputs."""
-    native.cuda_moe_route(
-        logits,
-        weights,
-        experts,
-        softcap,
-        norm_order,
-        scale,
-        num_groups,
-        top_groups,
-        **_launch(logits),
-    )
-
-
-def moe_experts(
-    x: Tensor,
-    gate_up: Tensor,
-    down: Tensor,
-    weights: Tensor,
-    experts: Tensor,
-    activation: str,
-    shared: Tensor | None,
-    shared_gate: Tensor | None,
-) -> Tensor:
-    """See `ops.experts_mlp`."""
-    num_tokens, top_k = experts.shape
-    many = num_tokens * top_k >= MANY_ROWS * gate_up.shape[0]
-    if many and x.dtype == torch.bfloat16 and is_hopper(x.device):
-        return _experts_by_library(
-            x, gate_up, down, weights, experts, activation, shared, shared_gate
-        )
-    words = native.cuda_moe_plan_words(num_tokens, top_k, gate_up.shape[0])
-    plan = experts.new_empty(words)
-    buffer = x.new_empty(experts.numel() * (down.shape[2] + x.shape[1]))
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    native.cuda_moe_experts(
-        x,
-        gate_up,
-        down,
-        weights,
-        experts,
-        activation,
-        shared,
-        shared_gate,
-        plan,
-        buffer,
-        out,
-        **_launch(x),
-    )
-    return out
-
-
-def _experts_by_library(
-    x: Tensor,
-    gate_up: Tensor,
-    down: Tensor,
-    weights: Tensor,
-    experts: Tensor,
-    activation: str,
-    shared: Tensor | None,
-    shared_gate: Tensor | None,
-) -> Tensor:
-    """Long prompts: torch's grouped GEMM, which takes bfloat16 alone. No sync either."""
-    top_k = experts.shape[1]
-    by_expert, order = experts.flatten().sort(stable=True)
-    ids = torch.arange(gate_up.shape[0], device=x.device, dtype=experts.dtype)
-    ends = torch.searchsorted(by_expert, ids, right=True, out_int32=True)
-    hidden = F.grouped_mm(x[order // top_k], gate_up.transpose(1, 2), offs=ends)
-    hidden = act_and_mul(hidden, activation)
-    out = F.grouped_mm(hidden, down.transpose(1, 2), offs=ends)
-    del hidden  # prompts are long: what is not needed goes before the next piece comes
-    rows = torch.empty_like(out)
-    rows[order] = out
-    y = torch.einsum("tkh,tk->th", rows.view(-1, top_k, x.shape[1]).float(), weights)
-    if shared is not None:
-        gate = 1.0 if shared_gate is None else torch.sigmoid(shared_gate.float())
-        y += gate * shared
-    return y.to(x.dtype)

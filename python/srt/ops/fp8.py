@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from srt import ops
 from srt.batch import DecodeKind, ForwardBatch
 from srt.core import native
-from srt.ops import cuda, gelu_and_mul, silu_and_mul
+from srt.ops import cuda
 from srt.ops.attention import decode
 from srt.ops.library import kernel
 from srt.ops.peers import PeerGroup
@@ -157,8 +158,8 @@ def act_and_mul(x: Tensor, activation: str, to: RowFormat | None) -> Rows:
     """`act(x[:, :I]) * x[:, I:]`; activation: silu, gelu or gelu_tanh."""
     if to is None:
         if activation == "silu":
-            return silu_and_mul(x)
-        return gelu_and_mul(x, tanh=activation == "gelu_tanh")
+            return ops.silu_and_mul(x)
+        return ops.gelu_and_mul(x, tanh=activation == "gelu_tanh")
     out, scales = cuda.fp8_target((x.shape[0], x.shape[1] // 2), x.device, to.kind)
     cuda.act_and_mul_to_fp8(x, activation, out, scales, to.given, to.limit)
     return Fp8Rows(out, _written(scales, to))

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from srt.core import native
-from srt.ops import cuda
+from srt.ops import cuda_moe
+from srt.ops.fp8 import Fp8Rows, Rows, dequantize
 
 
 def route(
@@ -35,15 +36,15 @@ def route(
     shape, device = (logits.shape[0], top_k), logits.device
     weights = torch.empty(shape, dtype=torch.float32, device=device)
     experts = torch.empty(shape, dtype=torch.int32, device=device)
-    launch = cuda.moe_route if logits.is_cuda else native.cpu_moe_route
-    launch(logits, weights, experts, softcap, norm_order, scale, num_groups, top_groups)
+    run = cuda_moe.route if logits.is_cuda else native.cpu_moe_route
+    run(logits, weights, experts, softcap, norm_order, scale, num_groups, top_groups)
     return weights, experts
 
 
 def experts_mlp(
     x: Tensor,
-    gate_up: Tensor,
-    down: Tensor,
+    gate_up: Rows,
+    down: Rows,
     weights: Tensor,
     experts: Tensor,
     activation: str,
@@ -53,12 +54,14 @@ def experts_mlp(
     """`sum over chosen experts of weight * down(act(gate(x)) * up(x))`, one grouped GEMM each way.
 
     Rows are sorted by expert on the device, without a sync: only the weights of experts that some
-    token takes are read. On CUDA in bfloat16 and float16.
+    token takes are read. On CUDA in bfloat16 and float16. Matrices in fp8 are widened by the
+    products there as they are read, elsewhere before; x does not become fp8.
 
     Args:
         x: [T, H].
-        gate_up: [num_experts, 2 I, H], gate's rows before up's.
-        down: [num_experts, H, I].
+        gate_up: [num_experts, 2 I, H], gate's rows before up's; in fp8 with scales
+            [num_experts, 2 I], or [num_experts, 2 I, ceil(H / 128)] of blocks.
+        down: [num_experts, H, I], as gate_up.
         weights, experts: [T, top_k], from `route`.
         activation: "silu", "gelu" (erf) or "gelu_tanh".
         shared: [T, H], added to the sum: the expert that every token takes.
@@ -68,7 +71,10 @@ def experts_mlp(
         [T, H], summed in float32.
     """
     if x.is_cuda:
-        return cuda.moe_experts(x, gate_up, down, weights, experts, activation, shared, shared_gate)
+        return cuda_moe.experts_mlp(
+            x, gate_up, down, weights, experts, activation, shared, shared_gate
+        )
+    gate_up, down = _widen(gate_up, x.dtype), _widen(down, x.dtype)
     rows, size = experts.numel(), down.shape[2]
     places = torch.empty(gate_up.shape[0] + 1 + 2 * rows, dtype=torch.int32)
     buffer = torch.empty(rows * (3 * size + x.shape[1]), dtype=x.dtype)
@@ -77,3 +83,7 @@ def experts_mlp(
         x, gate_up, down, weights, experts, activation, shared, shared_gate, places, buffer, out
     )
     return out
+
+
+def _widen(matrices: Rows, dtype: torch.dtype) -> Tensor:
+    return dequantize(*matrices, dtype) if isinstance(matrices, Fp8Rows) else matrices
