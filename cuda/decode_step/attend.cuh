@@ -313,8 +313,7 @@ __device__ __forceinline__ void run_attention(Ring<L::kStages>& ring, const Args
           }
           if ((item.end - tile) * 2 * L::kKvStages - s <= L::kStages) erase_tokens<L>(at);
         }
-        __syncwarp();  // every lane has read
-        if (threadIdx.x % 32 == 0) hopper::barrier_arrive(ring.empty_bar());
+        hopper::barrier_arrive(ring.empty_bar());  // each lane for itself
         ring.next();
       }
     }

@@ -120,7 +120,7 @@ __global__ void __launch_bounds__(kThreads, 1) decode_step_kernel(const __grid_c
   if (threadIdx.x == kConsumers) {
     for (int s = 0; s < L::kStages; ++s) {
       hopper::barrier_init(ring.full + 8 * s, kProducers * 32);
-      hopper::barrier_init(ring.empty + 8 * s, kWarps);
+      hopper::barrier_init(ring.empty + 8 * s, kWarps * 32);
     }
     hopper::fence_barrier_init();
   }

@@ -15,14 +15,12 @@ namespace srt::cuda::decode_step {
 // step 0 lie in a stage. Beyond a short chunk's columns, where x is zero, stand zeros or other
 // weights: the ring begins with zeros, and KV is erased after use.
 template <int kStages>
-__device__ __forceinline__ void take_stage(Ring<kStages>& ring, Slice& w, uint32_t at,
-                                           bool arrives) {
+__device__ __forceinline__ void take_stage(Ring<kStages>& ring, Slice& w, uint32_t at) {
   wait(ring.full_bar(), ring.round);
   at += ring.stage();
 #pragma unroll
   for (int i = 0; i < kSteps; ++i) w[i] = ptx::load_shared_16(at + i * kWarps * kStep * 2);
-  __syncwarp();  // every lane has read
-  if (arrives) hopper::barrier_arrive(ring.empty_bar());
+  hopper::barrier_arrive(ring.empty_bar());  // each lane for itself
   ring.next();
 }
 
@@ -187,7 +185,6 @@ __device__ __forceinline__ void run_tiles(Ring<kStages>& ring, const Slice& x, i
                                           int columns, bool begins, const Reduction& red,
                                           const Lane& lane) {
   const bool has_row = lane.row < red.rows;
-  const bool arrives = threadIdx.x % 32 == 0;
   const uint32_t at = lane.row * weight_stride(columns) + lane.column(0) * 2;
   auto* own = reinterpret_cast<float2*>(red.own(0, lane));
   const int next_tile = red.rows * kTileRows / 2;
@@ -201,8 +198,8 @@ __device__ __forceinline__ void run_tiles(Ring<kStages>& ring, const Slice& x, i
 #pragma unroll 1
   for (; tiles > 1; tiles -= 2) {
     Slice w[2];
-    take_stage(ring, w[0], at, arrives);
-    take_stage(ring, w[1], at, arrives);
+    take_stage(ring, w[0], at);
+    take_stage(ring, w[1], at);
     const float2 first = multiply(x, w[0]);
     const float2 second = multiply(x, w[1]);
     finish(first);
@@ -210,7 +207,7 @@ __device__ __forceinline__ void run_tiles(Ring<kStages>& ring, const Slice& x, i
   }
   if (tiles > 0) {
     Slice w;
-    take_stage(ring, w, at, arrives);
+    take_stage(ring, w, at);
     finish(multiply(x, w));
   }
 }
