@@ -55,9 +55,7 @@ class Model:
     kv_bytes: float = 2
 
     @classmethod
-    def from_config(
-        cls, c: Mapping[str, Any], *, fp8: bool = False, fp8_kv: bool = False
-    ) -> Model:
+    def from_config(cls, c: Mapping[str, Any], *, fp8: bool = False, fp8_kv: bool = False) -> Model:
         """Read an HF-style config; `fp8` halves layer weights (the head stays 16-bit) and KV,
         `fp8_kv` KV alone.
         """
