@@ -124,7 +124,7 @@ def expert_counts(config: ModelConfig, moe: MoeConfig, tp_size: int) -> WeightCo
 
 
 def widened_values(config: ModelConfig) -> int:
-    """Numbers of one layer's experts on one GPU, which fp8 models widen before they use them."""
+    """Numbers of one layer's experts on one GPU, which fp8 models widen for long prompts."""
     if config.moe is None:
         return 0
     return config.moe.num_experts * 3 * config.hidden_size * config.moe.intermediate_size
