@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -227,9 +228,14 @@ def test_gpu_experts_in_fp8(
     assert_as_good_as(out, layer.plain(dtype), layer.plain(torch.float64))
 
 
-def test_experts_in_fp8_on_the_cpu() -> None:
-    case = make_case(9, torch.float32, "cpu")
-    stored = [Fp8Rows(*quantize_rows(m)) for m in (case.gate_up, case.down)]
+@pytest.mark.parametrize("quantize", [quantize_rows, quantize_groups])
+@pytest.mark.parametrize("num_tokens", [1, 9])
+def test_experts_in_fp8_on_the_cpu(
+    num_tokens: int, quantize: Callable[[Tensor], tuple[Tensor, Tensor]]
+) -> None:
+    """One token chooses three of eight experts, nine choose all or nearly all."""
+    case = make_case(num_tokens, torch.float32, "cpu")
+    stored = [Fp8Rows(*quantize(m)) for m in (case.gate_up, case.down)]
     out = ops.experts_mlp(case.x, *stored, case.weights, case.experts, "silu")
     case.gate_up, case.down = (dequantize(*m, torch.float32) for m in stored)
     torch.testing.assert_close(out.double(), case.reference(), rtol=1e-5, atol=1e-5)

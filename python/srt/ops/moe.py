@@ -7,7 +7,7 @@ from torch import Tensor
 
 from srt.core import native
 from srt.ops import cuda_moe
-from srt.ops.fp8 import Fp8Rows, Rows, dequantize
+from srt.ops.fp8 import Fp8Rows, Rows, act_and_mul, cpu_linear_fp8
 
 
 def route(
@@ -55,7 +55,7 @@ def experts_mlp(
 
     Rows are sorted by expert on the device, without a sync: only the weights of experts that some
     token takes are read. On CUDA in bfloat16 and float16. Matrices in fp8 are widened by the
-    products there as they are read, elsewhere before; x does not become fp8.
+    products as they are read; x does not become fp8.
 
     Args:
         x: [T, H].
@@ -74,7 +74,10 @@ def experts_mlp(
         return cuda_moe.experts_mlp(
             x, gate_up, down, weights, experts, activation, shared, shared_gate
         )
-    gate_up, down = _widen(gate_up, x.dtype), _widen(down, x.dtype)
+    if isinstance(gate_up, Fp8Rows) and isinstance(down, Fp8Rows):
+        return _fp8_on_cpu(x, gate_up, down, weights, experts, activation, shared, shared_gate)
+    assert isinstance(gate_up, Tensor)
+    assert isinstance(down, Tensor)
     rows, size = experts.numel(), down.shape[2]
     places = torch.empty(gate_up.shape[0] + 1 + 2 * rows, dtype=torch.int32)
     buffer = torch.empty(rows * (3 * size + x.shape[1]), dtype=x.dtype)
@@ -85,5 +88,26 @@ def experts_mlp(
     return out
 
 
-def _widen(matrices: Rows, dtype: torch.dtype) -> Tensor:
-    return dequantize(*matrices, dtype) if isinstance(matrices, Fp8Rows) else matrices
+def _fp8_on_cpu(
+    x: Tensor,
+    gate_up: Fp8Rows,
+    down: Fp8Rows,
+    weights: Tensor,
+    experts: Tensor,
+    activation: str,
+    shared: Tensor | None,
+    shared_gate: Tensor | None,
+) -> Tensor:
+    """One chosen expert after the other, by the products that read fp8."""
+    y = torch.zeros(x.shape, dtype=torch.float32)
+    for e in sorted(set(experts.flatten().tolist())):
+        rows, place = (experts == e).nonzero(as_tuple=True)
+        both = cpu_linear_fp8(x[rows], gate_up.stored[e], gate_up.scales[e], None)
+        inner = act_and_mul(both, activation, None)
+        assert isinstance(inner, Tensor)
+        part = cpu_linear_fp8(inner, down.stored[e], down.scales[e], None)
+        y.index_add_(0, rows, part.float() * weights[rows, place].unsqueeze(1))
+    if shared is not None:
+        gate = 1.0 if shared_gate is None else torch.sigmoid(shared_gate.float())
+        y += gate * shared
+    return y.to(x.dtype)
