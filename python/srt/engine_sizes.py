@@ -4,7 +4,6 @@ from __future__ import annotations
 
 CUDA_SLACK_BYTES = 384 << 20  # library workspaces, NCCL buffers, fragmentation
 CUDA_GRAPH_BYTES = 3 << 20  # of driver memory for one captured graph's nodes
-NCCL_CALL_BYTES = 90 << 10  # more for each of NCCL's calls in it (L8B's 66: 5.5 MiB)
 NCCL_CALL_BYTES = 88 << 10  # of each collective in a graph (two H200, NCCL 2.28: 8.5 MiB for 66)
 DEFAULT_MAX_RUNNING = {"cuda": 2048, "cpu": 128}
 PAGE_TABLE_CAP_BYTES = 256 << 20  # a default max_running never makes the page table larger

@@ -123,6 +123,11 @@ def expert_counts(config: ModelConfig, moe: MoeConfig, tp_size: int) -> WeightCo
     return total + WeightCounts(wide=hidden if moe.shared_gate else 0)
 
 
+def collectives(config: ModelConfig, tp_size: int) -> int:
+    """Of a step: sums over ranks of the embedding and two a layer, and the gathered logits."""
+    return 2 * config.num_layers + 2 if tp_size > 1 else 0
+
+
 def widened_values(config: ModelConfig) -> int:
     """Numbers of one layer's experts on one GPU, which fp8 models widen for long prompts."""
     if config.moe is None:

@@ -25,7 +25,13 @@ from srt.engine_sizes import (
 )
 from srt.errors import ConfigError, LoadError
 from srt.families import load_model_config
-from srt.footprint import activation_values, indivisible, weight_counts, widened_values
+from srt.footprint import (
+    activation_values,
+    collectives,
+    indivisible,
+    weight_counts,
+    widened_values,
+)
 from srt.hub import HubOptions, resolve_model
 from srt.kv_spec import GPU_HEAD_DIMS, kv_spec
 from srt.model_config import ModelConfig, resolve_dtype
@@ -155,7 +161,7 @@ def step_bytes(
         activations += widened_values(config) // choice.tp_size * itemsize
     graphs = max_running * per_token + gathered * logits
     num_graphs = len(graph_sizes(max_running)) + len(EXTEND_BUCKET_TOKENS)
-    calls = 2 * config.num_layers + 2 if choice.tp_size > 1 else 0
+    calls = collectives(config, choice.tp_size)
     return activations, graphs + num_graphs * (CUDA_GRAPH_BYTES + calls * NCCL_CALL_BYTES)
 
 

@@ -13,6 +13,7 @@ from srt.engine.memory import KvFormat, TrialSteps, allocate_pool, free_bytes
 from srt.engine.step import profile_words, write_profile_message
 from srt.engine.worker import Worker
 from srt.engine_sizes import CUDA_GRAPH_BYTES, EXTEND_BUCKET_TOKENS, NCCL_CALL_BYTES
+from srt.footprint import collectives
 from srt.model_config import ModelConfig
 from srt.models.decoder import Decoder
 from srt.parallel import TensorParallel
@@ -96,7 +97,7 @@ def nccl_bytes_of_large_graphs(tp: TensorParallel, sizes: list[int], config: Mod
         return 0
     row_bytes = 2 * config.hidden_size
     num_large = sum(size * row_bytes > tp.peers.max_bytes for size in sizes)
-    return num_large * (2 * config.num_layers + 2) * NCCL_CALL_BYTES
+    return num_large * collectives(config, tp.size) * NCCL_CALL_BYTES
 
 
 def warm_up_prompts(worker: Worker) -> float:
